@@ -1,0 +1,315 @@
+"""The values that everything else speaks in: versions, attributes, checksums, decisions, and the payloads of workflows.
+
+Store-level values are frozen dataclasses (made by the million); payloads are frozen pydantic models whose fields are
+only ever added, with defaults. Nothing here does I/O, and no payload holds a secret or object content.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+# --- what a store says about an object -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What identifies one content of a key (RELIABILITY 2.1).
+
+    `etag` is unquoted. `id` is the S3 versionId, the GCS generation or a file's identity; "" on an unversioned S3
+    bucket. `revision` changes when only metadata does (GCS metageneration); "" where there is none.
+    """
+
+    size_bytes: int
+    etag: str = ""
+    id: str = ""
+    revision: str = ""
+    modified: datetime | None = None
+
+    @property
+    def token(self) -> str:
+        """The content's identity in one string, as the origin mark carries it."""
+        return self.id or f"{self.etag}-{self.size_bytes}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checksums:
+    """Full-object checksums that a store vouches for. CRCs as unsigned integers, MD5 as 32 lower-case hex digits."""
+
+    crc32c: int | None = None
+    crc64nvme: int | None = None
+    crc32: int | None = None
+    md5: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """An object's settable properties. "" and {} mean not set; `tags` is None where they were not read.
+
+    `expires` is the HTTP header's text. Metadata keys stand as the store gave them (S3: lower case), without the
+    `x-amz-meta-` prefix, the origin mark's keys included.
+    """
+
+    content_type: str = ""
+    content_encoding: str = ""
+    content_disposition: str = ""
+    content_language: str = ""
+    cache_control: str = ""
+    expires: str = ""
+    storage_class: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object as a HEAD (or a commit) shows it."""
+
+    key: str
+    version: Version
+    attributes: Attributes = field(default_factory=Attributes)
+    checksums: Checksums = field(default_factory=Checksums)
+    archived: bool = False
+    """True when the bytes cannot be read before a restore."""
+
+    @property
+    def size_bytes(self) -> int:
+        return self.version.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """One object as a listing shows it: less than a HEAD does, and cheap."""
+
+    key: str
+    version: Version
+    checksums: Checksums = field(default_factory=Checksums)
+    storage_class: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What must hold at the destination for a write to happen: `absent`, `match` a version, or `any` (no fence)."""
+
+    kind: Literal["absent", "match", "any"] = "absent"
+    version: Version | None = None
+
+    @classmethod
+    def match(cls, version: Version) -> Condition:
+        return cls("match", version)
+
+
+ABSENT = Condition("absent")
+ANY = Condition("any")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One stored part of an open upload. `crc32c` is None where the listing does not tell it."""
+
+    number: int
+    size_bytes: int
+    etag: str = ""
+    crc32c: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """An unfinished upload as the store lists it."""
+
+    key: str
+    upload_id: str
+    started: datetime
+
+
+# --- what a route's rules say ----------------------------------------------------------------------------------------
+
+Action = Literal["copy", "update", "in_sync", "delete", "keep", "wait", "block", "conflict"]
+Outcome = Literal["copied", "updated", "in_sync", "deleted", "kept", "waiting", "blocked", "conflict", "failed"]
+Verification = Literal["end-to-end", "dest-verified", "size-only", ""]
+"""`end-to-end`: the source's own full-object checksum was compared. `dest-verified`: the destination was proved equal
+to what was read. `size-only`: nothing but the length could be compared. "": no bytes moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do about one key, and why. `reason` is a stable name; `message` is for people."""
+
+    action: Action
+    reason: str
+    message: str
+    condition: Condition = ABSENT
+
+
+# --- payloads of workflows and activities ----------------------------------------------------------------------------
+
+
+class Payload(BaseModel):
+    """Base of everything that enters a history: frozen, and forgiving of fields that a newer release added."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class CopyPlan(Payload):
+    """How the bytes of one source version travel. Computed once, kept, never recomputed on a retry.
+
+    `mode`: `object` is one request, `parts` is an upload of `part_count` parts, copied in runs of `run_length` parts.
+    `copy_id` is new for each plan and stands in the origin mark, so that a lost answer to our own commit is recognised.
+    `epoch` is the digest of the route's settings; activities refuse a plan of another epoch.
+    """
+
+    mode: Literal["object", "parts"]
+    server_side: bool
+    source: Version
+    checksums: Checksums
+    condition: Condition
+    attributes: Attributes
+    losses: list[str] = []
+    copy_id: str
+    epoch: str
+    replaces: bool = False
+    upload_id: str = ""
+    part_size: int = 0
+    part_count: int = 0
+    run_length: int = 1
+    runs_in_flight: int = 1
+
+    @property
+    def run_count(self) -> int:
+        return -(-self.part_count // self.run_length) if self.part_count else 0
+
+
+class ReplicateObjectState(Payload):
+    """What `ReplicateObject` carries across continue-as-new: the plan, finished runs, and what was counted so far."""
+
+    plan: CopyPlan | None = None
+    run_crc32c: dict[int, int] = {}
+    """Finished runs: run index -> CRC32C of the run's bytes."""
+    bytes_copied: int = 0
+    looks: int = 0
+    restarts: int = 0
+    dirty: bool = False
+    paused: bool = False
+    copied: ReplicateObjectResult | None = None
+
+
+class ReplicateObjectInput(Payload):
+    """Input of the workflow `ReplicateObject`: `key` is the full object name in the route's source bucket."""
+
+    route: str
+    key: str
+    cause: str = "request"
+    state: ReplicateObjectState | None = None
+
+
+class ReplicateObjectResult(Payload):
+    """How one look at a key ended; until there is a ledger, the receipt. At most 50 losses."""
+
+    route: str
+    key: str
+    outcome: Outcome
+    reason: str
+    message: str = ""
+    bytes_copied: int = 0
+    size_bytes: int = 0
+    verification: Verification = ""
+    crc32c: int | None = None
+    source_version: str = ""
+    destination_key: str = ""
+    destination_version: str = ""
+    losses: list[str] = []
+    seconds: float = 0.0
+
+
+class SettleInput(Payload):
+    """Input of `settle_object`: look at both sides, decide, and finish whatever one small step can finish."""
+
+    route: str
+    key: str
+    cause: str = "request"
+
+
+class Settlement(Payload):
+    """Either a finished `result`, or the `plan` of a copy that other activities carry out (exactly one is set).
+
+    `dirty` says that the source changed while a small copy ran, so that one more look is due.
+    """
+
+    result: ReplicateObjectResult | None = None
+    plan: CopyPlan | None = None
+    dirty: bool = False
+
+
+class CopyObjectInput(Payload):
+    route: str
+    key: str
+    plan: CopyPlan
+
+
+class PartRunInput(Payload):
+    """Input of `copy_part_run`: parts `first`..`last`, 1-based and inclusive, of an open upload."""
+
+    route: str
+    key: str
+    plan: CopyPlan
+    first: int
+    last: int
+
+
+class PartRunResult(Payload):
+    """`crc32c` covers the run's bytes in order; `bytes_copied` counts what was really sent (less than the run after a resume)."""
+
+    crc32c: int
+    bytes_copied: int
+    resumed_parts: int = 0
+
+
+class CompleteInput(Payload):
+    route: str
+    key: str
+    plan: CopyPlan
+    run_crc32c: list[int]
+    """CRC32C of each run's bytes, in order."""
+
+
+class AbortInput(Payload):
+    route: str
+    key: str
+    plan: CopyPlan
+
+
+class Progress(Payload):
+    """Answer of the `progress` query. `phase` is one of `workflows.visibility.PHASES`."""
+
+    phase: str
+    size_bytes: int = 0
+    bytes_done: int = 0
+    parts_done: int = 0
+    parts_total: int = 0
+    waiting_for: str = ""
+    last_error: str = ""
+    paused: bool = False
+    result: ReplicateObjectResult | None = None
+
+
+class HousekeepingInput(Payload):
+    """Sweep unfinished uploads and temporary parts older than `older_than_s` that no open workflow owns."""
+
+    older_than_s: float = 86_400.0
+    dry_run: bool = False
+
+
+class HousekeepingResult(Payload):
+    """Counts of a sweep over every destination bucket; `kept` were young or owned by an open workflow."""
+
+    found: int = 0
+    aborted: int = 0
+    kept: int = 0
+    failed: int = 0
+    problems: list[str] = []
+
+
+ReplicateObjectState.model_rebuild()

@@ -1,0 +1,60 @@
+"""Bytes on their way into a store: hashed as they pass, and withheld at the end until they are known to be right."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from replication.errors import IntegrityMismatch
+from stores.checksum import Digest, crc32c
+
+
+class Body:
+    """`size_bytes` bytes to be stored, iterated once.
+
+    The last chunk is handed out only after the length and `check` (if any) have passed, so a request with a declared
+    length that streams this body cannot be committed by the store with bytes that are known to be wrong.
+    `known_crc32c` is the CRC32C where it is known before the first byte is sent.
+    """
+
+    def __init__(
+        self,
+        chunks: AsyncIterator[bytes],
+        size_bytes: int,
+        *,
+        digest: Digest | None = None,
+        check: Callable[[Digest], None] | None = None,
+        known_crc32c: int | None = None,
+    ) -> None:
+        self._chunks = chunks
+        self._check = check
+        self.size_bytes = size_bytes
+        self.digest = digest or Digest()
+        self.known_crc32c = known_crc32c
+
+    @classmethod
+    def of(cls, data: bytes) -> Body:
+        """A body whose bytes are all there."""
+
+        async def once() -> AsyncIterator[bytes]:
+            if data:
+                yield data
+
+        return cls(once(), len(data), known_crc32c=crc32c(data))
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        held: bytes | None = None
+        async for chunk in self._chunks:
+            self.digest.update(chunk)
+            if held is not None:
+                yield held
+            held = chunk
+        if self.digest.size_bytes != self.size_bytes:
+            raise IntegrityMismatch(f"expected {self.size_bytes} bytes, the source gave {self.digest.size_bytes}")
+        if self._check is not None:
+            self._check(self.digest)
+        if held is not None:
+            yield held
+
+    async def gather(self) -> bytes:
+        """The whole body in memory, checked. For small bodies only."""
+        return b"".join([chunk async for chunk in self])
