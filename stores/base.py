@@ -15,9 +15,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Literal
 
+from replication.limits import Capabilities, Limits
 from replication.models import (
     Attributes,
     Condition,
@@ -28,52 +28,6 @@ from replication.models import (
     Version,
 )
 from stores.body import Body
-
-KIB = 1 << 10
-MIB = 1 << 20
-GIB = 1 << 30
-TIB = 1 << 40
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the kind of store can hold, in bytes and counts. `max_copy_size` is the largest one-request server-side copy."""
-
-    max_object_size: int
-    max_put_size: int
-    max_copy_size: int
-    min_part_size: int
-    max_part_size: int
-    max_parts: int
-    default_part_size: int
-    max_metadata_bytes: int
-    metadata_ascii: bool
-    """Metadata is ASCII with lower-case keys (S3)."""
-    tags: bool
-    max_key_bytes: int = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What an endpoint was seen to do for one bucket, by asking it to (RELIABILITY 0.9).
-
-    `upload_checksum` is how a byte that flips on the way in is caught: the store verifies a `header` or a `trailer`
-    that we send, or `response` tells what was stored and we compare, or `none`.
-    """
-
-    conditional_writes: bool
-    conditional_completes: bool
-    conditional_deletes: bool
-    pinned_reads: bool
-    server_side_copy: bool
-    upload_checksum: Literal["trailer", "header", "response", "none"]
-    versioned: bool = False
-    detail: str = ""
-
-    @property
-    def fencing(self) -> Literal["full", "partial", "none"]:
-        kinds = (self.conditional_writes, self.conditional_completes, self.conditional_deletes)
-        return "full" if all(kinds) else "partial" if any(kinds) else "none"
 
 
 class Store(ABC):
