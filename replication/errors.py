@@ -8,6 +8,7 @@
         ├── PreconditionFailed       a fence held: look again and decide again
         ├── SourceChanged            the pinned source version is gone: look again
         ├── UploadLost               the store forgot the multipart upload: begin another
+        ├── UploadCorrupt            the stored parts together are not the source's bytes: begin another
         ├── RouteChanged             the route was edited meanwhile: look again
         ├── Transient                rests in `failed` when its retries are spent
         │   ├── ServerFault              5xx, a broken answer, a reset connection
@@ -100,6 +101,12 @@ class UploadLost(ObjectError):
     reason = "upload-lost"
     rests: ClassVar[Rest] = "again"
     audience: ClassVar[Audience] = "nobody"
+
+
+class UploadCorrupt(ObjectError):
+    reason = "upload-corrupt"
+    rests: ClassVar[Rest] = "again"
+    audience: ClassVar[Audience] = "source owner"
 
 
 class RouteChanged(ObjectError):

@@ -158,7 +158,7 @@ class CopyPlan(Payload):
 
     `mode`: `object` is one request, `parts` is an upload of `part_count` parts, copied in runs of `run_length` parts.
     `copy_id` is new for each plan and stands in the origin mark, so that a lost answer to our own commit is recognised.
-    `epoch` is the digest of the route's settings; activities refuse a plan of another epoch.
+    `epoch` is the digest of the route's settings; activities refuse a plan of another epoch. `reason` is the decision's.
     """
 
     mode: Literal["object", "parts"]
@@ -170,7 +170,7 @@ class CopyPlan(Payload):
     losses: list[str] = []
     copy_id: str
     epoch: str
-    replaces: bool = False
+    reason: str = ""
     upload_id: str = ""
     part_size: int = 0
     part_count: int = 0
@@ -186,10 +186,11 @@ class ReplicateObjectState(Payload):
     """What `ReplicateObject` carries across continue-as-new: the plan, finished runs, and what was counted so far."""
 
     plan: CopyPlan | None = None
-    run_crc32c: dict[int, int] = {}
-    """Finished runs: run index -> CRC32C of the run's bytes."""
+    runs: dict[int, PartRunResult] = {}
+    """Finished runs by index, from 0."""
     bytes_copied: int = 0
-    looks: int = 0
+    churns: int = 0
+    fences: int = 0
     restarts: int = 0
     dirty: bool = False
     paused: bool = False
@@ -260,9 +261,13 @@ class PartRunInput(Payload):
 
 
 class PartRunResult(Payload):
-    """`crc32c` covers the run's bytes in order; `bytes_copied` counts what was really sent (less than the run after a resume)."""
+    """`crc32c` covers the run's bytes in order; `companion` is the CRC of the kind that `companion_kind` names.
 
-    crc32c: int
+    `bytes_copied` counts what was really sent: less than the run after a resume.
+    """
+
+    crc32c: int | None
+    companion: int | None = None
     bytes_copied: int
     resumed_parts: int = 0
 
@@ -271,8 +276,10 @@ class CompleteInput(Payload):
     route: str
     key: str
     plan: CopyPlan
-    run_crc32c: list[int]
-    """CRC32C of each run's bytes, in order."""
+    run_crc32c: list[int | None]
+    """CRC32C of each run's bytes, in order; None where a server-side copy told none."""
+    run_companion: list[int | None] = []
+    bytes_copied: int = 0
 
 
 class AbortInput(Payload):
@@ -289,6 +296,7 @@ class Progress(Payload):
     bytes_done: int = 0
     parts_done: int = 0
     parts_total: int = 0
+    upload_id: str = ""
     waiting_for: str = ""
     last_error: str = ""
     paused: bool = False
@@ -296,20 +304,33 @@ class Progress(Payload):
 
 
 class HousekeepingInput(Payload):
-    """Sweep unfinished uploads and temporary parts older than `older_than_s` that no open workflow owns."""
+    """Sweep unfinished uploads and temporary parts older than `older_than_s` that no open workflow owns.
+
+    `route` is set by the workflow, which sweeps one route after the other.
+    """
 
     older_than_s: float = 86_400.0
     dry_run: bool = False
+    route: str = ""
 
 
 class HousekeepingResult(Payload):
-    """Counts of a sweep over every destination bucket; `kept` were young or owned by an open workflow."""
+    """Counts of a sweep; `kept` were young, owned by an open workflow, or not known to be ours. At most 20 problems."""
 
     found: int = 0
     aborted: int = 0
     kept: int = 0
     failed: int = 0
     problems: list[str] = []
+
+    def plus(self, other: HousekeepingResult) -> HousekeepingResult:
+        return HousekeepingResult(
+            found=self.found + other.found,
+            aborted=self.aborted + other.aborted,
+            kept=self.kept + other.kept,
+            failed=self.failed + other.failed,
+            problems=[*self.problems, *other.problems][:20],
+        )
 
 
 ReplicateObjectState.model_rebuild()

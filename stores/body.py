@@ -30,16 +30,23 @@ class Body:
         self.size_bytes = size_bytes
         self.digest = digest or Digest()
         self.known_crc32c = known_crc32c
+        self._gathered: Digest | None = None
 
     @classmethod
-    def of(cls, data: bytes) -> Body:
-        """A body whose bytes are all there."""
+    def of(cls, data: bytes, *, checked: Digest | None = None) -> Body:
+        """A body whose bytes are all there; `checked` is their digest where it was computed already."""
 
         async def once() -> AsyncIterator[bytes]:
             if data:
                 yield data
 
-        return cls(once(), len(data), known_crc32c=crc32c(data))
+        body = cls(once(), len(data), known_crc32c=checked.crc32c if checked else crc32c(data))
+        body._gathered = checked
+        return body
+
+    def result(self) -> Digest:
+        """The digest of the bytes once they have passed; of a gathered body with every checksum that was computed."""
+        return self._gathered or self.digest
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         held: bytes | None = None

@@ -5,52 +5,77 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 from awscrt import checksums as crt
 
 from replication.models import Checksums
+from replication.verify import companion_kind
 
 
 class Digest:
-    """Running CRC32C of a byte stream, and of other kinds only where the source publishes nothing else."""
+    """Running CRC32C of a byte stream, and of another kind only where the source publishes nothing else.
 
-    __slots__ = ("_crc32", "_crc64nvme", "_md5", "crc32c", "size_bytes")
+    `md5` allows the comparison with a plain-MD5 ETag, which cannot be combined over parts and costs more than the copy.
+    """
 
-    def __init__(self, *, like: Checksums | None = None) -> None:
-        want = like if like is not None and like.crc32c is None else None
+    __slots__ = ("_companion", "_companion_kind", "_md5", "crc32c", "size_bytes")
+
+    def __init__(self, *, like: Checksums | None = None, md5: bool = False) -> None:
         self.crc32c = 0
         self.size_bytes = 0
-        self._crc64nvme = 0 if want and want.crc64nvme is not None else None
-        self._crc32 = 0 if want and self._crc64nvme is None and want.crc32 is not None else None
-        only_md5 = want is not None and self._crc64nvme is None and self._crc32 is None and want.md5 is not None
+        self._companion = 0
+        self._companion_kind = companion_kind(like) if like is not None else None
+        only_md5 = md5 and like is not None and like.md5 is not None and like.crc32c is None and self._companion_kind is None
         self._md5 = hashlib.md5(usedforsecurity=False) if only_md5 else None
 
     def update(self, chunk: bytes) -> None:
         self.crc32c = crt.crc32c(chunk, self.crc32c)
         self.size_bytes += len(chunk)
-        if self._crc64nvme is not None:
-            self._crc64nvme = crt.crc64nvme(chunk, self._crc64nvme)
-        if self._crc32 is not None:
-            self._crc32 = zlib.crc32(chunk, self._crc32)
+        if self._companion_kind == "crc64nvme":
+            self._companion = crt.crc64nvme(chunk, self._companion)
+        elif self._companion_kind == "crc32":
+            self._companion = zlib.crc32(chunk, self._companion)
         if self._md5 is not None:
             self._md5.update(chunk)
 
+    @property
+    def companion(self) -> int | None:
+        """The CRC of the kind that `companion_kind` named, or None."""
+        return self._companion if self._companion_kind else None
+
     def checksums(self) -> Checksums:
         md5 = self._md5.hexdigest() if self._md5 is not None else None
-        return Checksums(crc32c=self.crc32c, crc64nvme=self._crc64nvme, crc32=self._crc32, md5=md5)
+        crc64nvme = self._companion if self._companion_kind == "crc64nvme" else None
+        crc32 = self._companion if self._companion_kind == "crc32" else None
+        return Checksums(crc32c=self.crc32c, crc64nvme=crc64nvme, crc32=crc32, md5=md5)
 
 
 def crc32c(data: bytes) -> int:
     return int(crt.crc32c(data))
 
 
-def combine_crc32c(pieces: Iterable[tuple[int, int]]) -> int:
-    """CRC32C of a concatenation, from (crc, length) of each piece in order."""
+_COMBINE: dict[str, Callable[[int, int, int], int]] = {
+    "crc32c": crt.combine_crc32c,
+    "crc64nvme": crt.combine_crc64nvme,
+    "crc32": crt.combine_crc32,
+}
+
+
+def combine(kind: Literal["crc32c", "crc64nvme", "crc32"], pieces: Iterable[tuple[int | None, int]]) -> int | None:
+    """The CRC of a concatenation, from (crc, length) of each piece in order; None as soon as one is unknown."""
     total = 0
     for crc, length in pieces:
-        total = crt.combine_crc32c(total, crc, length)
+        if crc is None:
+            return None
+        total = _COMBINE[kind](total, crc, length)
     return total
+
+
+def combine_crc32c(pieces: Iterable[tuple[int, int]]) -> int:
+    """CRC32C of a concatenation, from (crc, length) of each piece in order."""
+    return combine("crc32c", pieces) or 0
 
 
 def encode_crc(value: int, width: int = 4) -> str:

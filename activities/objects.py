@@ -1,0 +1,203 @@
+"""The activities of `ReplicateObject`. Each names its route, checks that the plan still belongs to it, and does one thing."""
+
+from __future__ import annotations
+
+import asyncio
+
+from temporalio import activity
+
+from activities import metrics
+from activities._progress import PartRecord, pulse
+from activities.settle import Settler, recognise
+from replication.errors import IntegrityMismatch, RouteChanged, UploadCorrupt
+from replication.keys import check_key
+from replication.models import (
+    AbortInput,
+    Checksums,
+    CompleteInput,
+    CopyObjectInput,
+    CopyPlan,
+    Part,
+    PartRunInput,
+    PartRunResult,
+    SettleInput,
+    Settlement,
+)
+from replication.parts import part_range, run_range
+from replication.resume import KnownPart, resumable
+from replication.routes import Route
+from replication.settings import Settings
+from replication.verify import companion_kind, level, same_checksums
+from stores.checksum import combine
+from stores.observe import places
+from stores.registry import Stores
+from stores.transfer import Place, SentPart, Transferred, commit_recognised, copy_part, prove_stored, send_part
+
+
+class ObjectActivities:
+    """Built once per worker, around the settings and the stores."""
+
+    def __init__(self, settings: Settings, stores: Stores) -> None:
+        self._streams = settings.worker.streams
+        self._stores = stores
+        self._settler = Settler(settings, stores)
+
+    @activity.defn(name="settle_object")
+    async def settle_object(self, input: SettleInput) -> Settlement:
+        """Looks at both sides, decides, and finishes whatever one small step can finish."""
+        check_key(input.key)
+        route = self._settler.route(input.route)
+        return _counted(route, await self._settler.settle(route, input.key, pulse().advance))
+
+    @activity.defn(name="copy_object")
+    async def copy_object(self, input: CopyObjectInput) -> Settlement:
+        """Copies a whole object in one request."""
+        route = self._planned(input.route, input.plan)
+        return _counted(route, await self._settler.copy_whole(route, input.key, input.plan, pulse().advance))
+
+    @activity.defn(name="copy_part_run")
+    async def copy_part_run(self, input: PartRunInput) -> PartRunResult:
+        """Copies a run of parts, several at once; another attempt sends only what is not known to be stored."""
+        route, plan = self._planned(input.route, input.plan), input.plan
+        source, destination = places(route, input.key, self._stores)
+        ranges = {number: part_range(plan, plan.source.size_bytes, number) for number in range(input.first, input.last + 1)}
+        known = await self._known_parts(destination, plan, ranges)
+        todo = [number for number in ranges if number not in known]
+        sent = await self._send_parts(source, destination, plan, ranges, todo)
+        known.update(sent)
+        metrics.sent(route.name, sum(known[number].size_bytes for number in todo))
+        companion = companion_kind(plan.checksums)
+        return PartRunResult(
+            crc32c=combine("crc32c", [(known[n].crc32c, known[n].size_bytes) for n in ranges]),
+            companion=combine(companion, [(known[n].companion, known[n].size_bytes) for n in ranges]) if companion else None,
+            bytes_copied=0 if plan.server_side else sum(known[number].size_bytes for number in todo),
+            resumed_parts=len(ranges) - len(todo),
+        )
+
+    @activity.defn(name="complete_copy")
+    async def complete_copy(self, input: CompleteInput) -> Settlement:
+        """Publishes the upload if its parts are the pinned source and the fence holds; then verifies what stands there."""
+        route, plan = self._planned(input.route, input.plan), input.plan
+        source, destination = places(route, input.key, self._stores)
+        ours = _object_checksums(input)
+        if same_checksums(ours, plan.checksums) is False:
+            raise UploadCorrupt("the parts read do not have the checksum that the source publishes for this version")
+
+        async def look() -> Transferred | None:
+            return await recognise(route, destination, plan)
+
+        done = await commit_recognised(lambda: self._publish(route, destination, plan, ours), look)
+        settlement = await self._settler.settled(route, source, destination, plan, done)
+        assert settlement.result is not None
+        result = settlement.result.model_copy(update={"bytes_copied": input.bytes_copied})
+        metrics.settled(route.name, result.outcome, 0)
+        return settlement.model_copy(update={"result": result})
+
+    @activity.defn(name="abort_copy")
+    async def abort_copy(self, input: AbortInput) -> None:
+        """Removes an upload and its parts, under whatever epoch it was begun."""
+        _, destination = places(self._settler.route(input.route), input.key, self._stores)
+        await destination.store.abort_upload(destination.bucket, destination.key, input.plan.upload_id)
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    async def _known_parts(self, destination: Place, plan: CopyPlan, ranges: dict[int, tuple[int, int]]) -> dict[int, KnownPart]:
+        """What an earlier attempt stored and is still listed. The first attempt has nothing to ask for."""
+        if activity.info().attempt == 1:
+            return {}
+        recorded = [KnownPart(p.number, p.size_bytes, p.etag, p.crc32c, p.companion) for p in pulse().details.parts]
+        listed = await destination.store.list_parts(destination.bucket, destination.key, plan.upload_id)
+        sizes = {number: length for number, (_, length) in ranges.items()}
+        known = resumable(listed, recorded, sizes, companion=companion_kind(plan.checksums) is not None)
+        pulse().details.parts = [_record(part) for part in known.values()]
+        return known
+
+    async def _send_parts(
+        self, source: Place, destination: Place, plan: CopyPlan, ranges: dict[int, tuple[int, int]], todo: list[int]
+    ) -> dict[int, KnownPart]:
+        left, sent = list(todo), dict[int, KnownPart]()
+
+        async def lane() -> None:
+            while left:
+                number = left.pop(0)
+                part = await self._send(source, destination, plan, number, ranges[number])
+                sent[number] = KnownPart(number, part.part.size_bytes, part.part.etag, part.crc32c, part.companion)
+                pulse().record(_record(sent[number]))
+
+        try:
+            async with asyncio.TaskGroup() as lanes:
+                for _ in range(min(self._streams, len(todo))):
+                    lanes.create_task(lane())
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from group
+        return sent
+
+    async def _send(self, source: Place, destination: Place, plan: CopyPlan, number: int, span: tuple[int, int]) -> SentPart:
+        offset, length = span
+        if plan.server_side:
+            sent = await copy_part(source, destination, plan.upload_id, number, pin=plan.source, offset=offset, length=length)
+            pulse().advance(length)
+            return sent
+        return await send_part(
+            source,
+            destination,
+            plan.upload_id,
+            number,
+            pin=plan.source,
+            checksums=plan.checksums,
+            offset=offset,
+            length=length,
+            meter=pulse().advance,
+        )
+
+    # --- completing --------------------------------------------------------------------------------------------------
+
+    async def _publish(self, route: Route, destination: Place, plan: CopyPlan, ours: Checksums) -> Transferred:
+        store, bucket, key = destination.store, destination.bucket, destination.key
+        parts = await store.list_parts(bucket, key, plan.upload_id)
+        _check_parts(parts, plan)
+        info = await store.complete_upload(bucket, key, plan.upload_id, parts, plan.attributes, plan.condition, crc32c=ours.crc32c)
+        capabilities = await self._stores.capabilities(route.settings.destination.store, bucket)
+        enforced = capabilities.upload_checksum in ("header", "trailer", "response") and not plan.server_side
+        try:
+            proved = await prove_stored(destination, info, ours, enforced=enforced)
+        except IntegrityMismatch as error:
+            raise UploadCorrupt(str(error)) from error
+        compared = same_checksums(ours, plan.checksums) is True
+        return Transferred(info, ours, level(source_compared=compared, destination_proved=proved), plan.source.size_bytes)
+
+    def _planned(self, name: str, plan: CopyPlan) -> Route:
+        """The plan's route, unless it was edited since the plan was made."""
+        route = self._settler.route(name)
+        if route.epoch != plan.epoch:
+            raise RouteChanged(f"the settings of route {name} changed since this copy was planned")
+        return route
+
+
+def _record(part: KnownPart) -> PartRecord:
+    return PartRecord(number=part.number, size_bytes=part.size_bytes, etag=part.etag, crc32c=part.crc32c, companion=part.companion)
+
+
+def _object_checksums(input: CompleteInput) -> Checksums:
+    """The whole object's checksums from those of the runs."""
+    plan, size = input.plan, input.plan.source.size_bytes
+    lengths = [run_range(plan, size, index)[1] for index in range(plan.run_count)]
+    crc32c = combine("crc32c", zip(input.run_crc32c, lengths, strict=True))
+    kind = companion_kind(plan.checksums)
+    other = combine(kind, zip(input.run_companion, lengths, strict=True)) if kind and input.run_companion else None
+    return Checksums(crc32c=crc32c, crc64nvme=other if kind == "crc64nvme" else None, crc32=other if kind == "crc32" else None)
+
+
+def _check_parts(parts: list[Part], plan: CopyPlan) -> None:
+    """The stored parts are exactly the planned ones, by number and length."""
+    planned = {number: part_range(plan, plan.source.size_bytes, number)[1] for number in range(1, plan.part_count + 1)}
+    stored = {part.number: part.size_bytes for part in parts}
+    if stored != planned:
+        wrong = next(n for n in sorted(planned.keys() | stored.keys()) if planned.get(n) != stored.get(n))
+        raise UploadCorrupt(f"part {wrong} is stored with {stored.get(wrong)} bytes, planned were {planned.get(wrong)}")
+
+
+def _counted(route: Route, settlement: Settlement) -> Settlement:
+    if settlement.result is not None:
+        metrics.settled(route.name, settlement.result.outcome, settlement.result.bytes_copied)
+    return settlement

@@ -1,0 +1,266 @@
+"""One look at one key, carried through as far as one step can: decide, then finish it or plan it.
+
+Used by the event lane, one object at a time, and by whatever else copies small objects. Everything here acts on a fresh
+view of both sides; every write is conditional on what that view saw.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+from replication.errors import DestinationForeign, IntegrityMismatch, NotSupported, PreconditionFailed, SourceArchived
+from replication.ids import new_copy_id
+from replication.limits import Capabilities
+from replication.mark import make_mark, own_mark, place_digest, with_mark
+from replication.models import (
+    Attributes,
+    Condition,
+    CopyPlan,
+    ObjectInfo,
+    Outcome,
+    ReplicateObjectResult,
+    Settlement,
+    Verification,
+)
+from replication.parts import plan_parts
+from replication.routes import SKIP_REASONS, Route
+from replication.settings import Settings
+from replication.verify import level, same_checksums
+from stores.observe import View, head_or_absent, observe, places
+from stores.registry import Stores
+from stores.transfer import GATHER_MAX, Meter, Place, Transferred, commit_recognised, send_object
+
+LOOKS = 3
+"""How often one settling looks again by itself when a fence held."""
+MAX_LOSSES = 50
+
+
+class Settler:
+    """Settles keys of the configured routes. `random` only makes copy ids."""
+
+    def __init__(self, settings: Settings, stores: Stores, *, inline_max: int = GATHER_MAX) -> None:
+        self._settings = settings
+        self._stores = stores
+        self._inline_max = inline_max
+        self._random = random.SystemRandom()
+
+    def route(self, name: str) -> Route:
+        """Raises `RouteUnknown`."""
+        return self._settings.route(name)
+
+    async def settle(self, route: Route, key: str, meter: Meter) -> Settlement:
+        """Looks, decides and acts; returns the plan of a copy that is too large for one step."""
+        if reason := route.skip_reason(key):
+            return Settlement(result=_result(route, key, "kept", reason, SKIP_REASONS[reason]))
+        for look in range(LOOKS):
+            try:
+                return await self._act(await observe(route, key, self._stores), meter)
+            except PreconditionFailed:
+                await asyncio.sleep(0.05 * 2**look)
+        raise PreconditionFailed("the destination changed each time it was about to be written")
+
+    async def _act(self, view: View, meter: Meter) -> Settlement:
+        decision = view.decision
+        match decision.action:
+            case "copy":
+                return await self._copy(view, meter)
+            case "update":
+                return await self._update(view, meter)
+            case "delete":
+                return await self._delete(view)
+            case "wait":
+                raise SourceArchived(decision.message)
+            case "block":
+                raise DestinationForeign(decision.message)
+            case "conflict":
+                return _told(view, "conflict")
+            case "keep":
+                return _told(view, "kept")
+            case _:
+                return _told(view, "in_sync")
+
+    # --- acting ------------------------------------------------------------------------------------------------------
+
+    async def _copy(self, view: View, meter: Meter) -> Settlement:
+        plan = await self._plan(view)
+        if plan.mode == "parts":
+            store, key = view.destination.store, view.destination.key
+            upload_id = await store.begin_upload(view.destination.bucket, key, plan.attributes)
+            return Settlement(plan=plan.model_copy(update={"upload_id": upload_id}))
+        if plan.server_side or plan.source.size_bytes <= self._inline_max:
+            return await self.copy_whole(view.route, view.source.key, plan, meter)
+        return Settlement(plan=plan)
+
+    async def copy_whole(self, route: Route, key: str, plan: CopyPlan, meter: Meter) -> Settlement:
+        """Carries out a plan of mode `object`: one commit, verified, and the source looked at once more."""
+        source, destination = places(route, key, self._stores)
+        capabilities = await self._stores.capabilities(route.settings.destination.store, destination.bucket)
+        commit = self._server_side if plan.server_side else self._streamed
+        done = await commit_recognised(
+            lambda: commit(source, destination, plan, capabilities, meter), lambda: recognise(route, destination, plan)
+        )
+        return await self.settled(route, source, destination, plan, done)
+
+    async def settled(self, route: Route, source: Place, destination: Place, plan: CopyPlan, done: Transferred) -> Settlement:
+        """The result of a finished copy; dirty if the source is not what was copied any more."""
+        now = await head_or_absent(source)
+        changed = now is None or now.version.token != plan.source.token or now.version.revision != plan.source.revision
+        result = ReplicateObjectResult(
+            route=route.name,
+            key=source.key,
+            outcome="copied",
+            reason=plan.reason,
+            bytes_copied=done.bytes_sent,
+            size_bytes=plan.source.size_bytes,
+            verification=done.verification,
+            crc32c=done.checksums.crc32c,
+            source_version=plan.source.token,
+            destination_key=destination.key,
+            destination_version=done.info.version.token,
+            losses=plan.losses[:MAX_LOSSES],
+        )
+        return Settlement(result=result, dirty=changed)
+
+    async def _streamed(self, source: Place, destination: Place, plan: CopyPlan, capabilities: Capabilities, meter: Meter) -> Transferred:
+        return await send_object(
+            source,
+            destination,
+            pin=plan.source,
+            checksums=plan.checksums,
+            attributes=plan.attributes,
+            condition=plan.condition,
+            capabilities=capabilities,
+            meter=meter,
+        )
+
+    async def _server_side(
+        self, source: Place, destination: Place, plan: CopyPlan, capabilities: Capabilities, meter: Meter
+    ) -> Transferred:
+        info = await destination.store.copy(
+            source.bucket, source.key, plan.source, destination.bucket, destination.key, plan.attributes, plan.condition, progress=meter
+        )
+        if info.checksums == type(info.checksums)():
+            info = await destination.store.head(destination.bucket, destination.key, tags=False)
+        agree = same_checksums(plan.checksums, info.checksums)
+        if agree is False or info.size_bytes != plan.source.size_bytes:
+            await destination.store.delete(destination.bucket, destination.key, info.version)
+            raise IntegrityMismatch("the server-side copy is not equal to its source; it was removed again")
+        return Transferred(info, info.checksums, level(source_compared=bool(agree), destination_proved=bool(agree)), 0)
+
+    async def _update(self, view: View, meter: Meter) -> Settlement:
+        replica, attributes = view.replica_info, self._attributes(view, new_copy_id(self._random))
+        assert replica is not None
+        try:
+            info = await view.destination.store.update_attributes(
+                view.destination.bucket, view.destination.key, replica.version, attributes
+            )
+        except NotSupported:
+            decision = replace(view.decision, action="copy", condition=Condition.match(replica.version))
+            return await self._copy(replace(view, decision=decision), meter)
+        settlement = _told(view, "updated")
+        assert settlement.result is not None
+        return settlement.model_copy(update={"result": settlement.result.model_copy(update={"destination_version": info.version.token})})
+
+    async def _delete(self, view: View) -> Settlement:
+        """The source is looked at again, point by point, before the replica goes (RELIABILITY A6)."""
+        assert view.replica_info is not None
+        if await head_or_absent(view.source) is not None:
+            raise PreconditionFailed("the source exists again")
+        await view.destination.store.delete(view.destination.bucket, view.destination.key, view.replica_info.version)
+        return _told(view, "deleted")
+
+    # --- planning ----------------------------------------------------------------------------------------------------
+
+    async def _plan(self, view: View) -> CopyPlan:
+        """How this source version travels. Raises `ObjectTooLarge` before anything moves."""
+        info, route, settings = view.source_info, view.route, view.route.settings
+        assert info is not None
+        assert view.mapped is not None
+        capabilities = await self._stores.capabilities(settings.destination.store, settings.destination.bucket)
+        server_side = view.source.store.identity == view.destination.store.identity and capabilities.server_side_copy
+        parts = plan_parts(
+            info.size_bytes,
+            destination_limits=view.destination.store.limits,
+            one_shot_max=settings.parts.one_shot_max,
+            part_size=settings.parts.part_size,
+            concurrency=settings.parts.concurrency,
+            streams=self._settings.worker.streams,
+            server_side=server_side,
+        )
+        copy_id = new_copy_id(self._random)
+        return CopyPlan(
+            mode=parts.mode,
+            server_side=server_side,
+            source=info.version,
+            checksums=info.checksums,
+            condition=view.decision.condition,
+            attributes=self._attributes(view, copy_id),
+            losses=list(view.mapped.losses),
+            copy_id=copy_id,
+            epoch=route.epoch,
+            reason=view.decision.reason,
+            part_size=parts.part_size,
+            part_count=parts.part_count,
+            run_length=parts.run_length,
+            runs_in_flight=parts.runs_in_flight,
+        )
+
+    def _attributes(self, view: View, copy_id: str) -> Attributes:
+        """The replica's attributes with the origin mark, which commits with the bytes."""
+        info, mapped = view.source_info, view.mapped
+        assert info is not None
+        assert mapped is not None
+        mark = make_mark(
+            route=view.route.name,
+            source=info,
+            source_id=view.route.source_id,
+            source_place=view.source_place,
+            replica_place=view.replica_place,
+            copy_id=copy_id,
+        )
+        source_etag = info.version.etag if view.destination.store.kind == "gcs" else ""
+        metadata = with_mark(mapped.attributes.metadata, mark, source_etag=source_etag)
+        return replace(mapped.attributes, metadata=metadata)
+
+
+async def recognise(route: Route, destination: Place, plan: CopyPlan) -> Transferred | None:
+    """Our own commit of this plan, if that is what stands at the destination (RELIABILITY E9); else None."""
+    info = await head_or_absent(destination)
+    if info is None or info.size_bytes != plan.source.size_bytes:
+        return None
+    mark = own_mark(info, place_digest(route.destination_id, destination.key))
+    if mark is None or mark.copy != plan.copy_id or same_checksums(info.checksums, plan.checksums) is False:
+        return None
+    compared = same_checksums(info.checksums, plan.checksums) is True
+    return Transferred(info, info.checksums, level(source_compared=compared, destination_proved=compared), plan.source.size_bytes)
+
+
+def _told(view: View, outcome: Outcome) -> Settlement:
+    """A result that the decision itself explains; nothing was sent."""
+    source, replica = view.source_info, view.replica_info
+    decision = view.decision
+    result = _result(view.route, view.source.key, outcome, decision.reason, decision.message)
+    agree = source is not None and replica is not None and same_checksums(source.checksums, replica.checksums) is True
+    verification: Verification = "end-to-end" if agree and outcome in ("in_sync", "updated") else ""
+    return Settlement(
+        result=result.model_copy(
+            update={
+                "size_bytes": source.size_bytes if source else 0,
+                "verification": verification,
+                "source_version": _token(source),
+                "destination_key": view.destination.key,
+                "destination_version": _token(replica),
+                "losses": list(view.mapped.losses[:MAX_LOSSES]) if view.mapped else [],
+            }
+        )
+    )
+
+
+def _token(info: ObjectInfo | None) -> str:
+    return info.version.token if info else ""
+
+
+def _result(route: Route, key: str, outcome: Outcome, reason: str, message: str) -> ReplicateObjectResult:
+    return ReplicateObjectResult(route=route.name, key=key, outcome=outcome, reason=reason, message=message)

@@ -1,0 +1,67 @@
+"""The settings of ingest: where change notifications come from."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, model_validator
+
+from replication.secrets import SecretRef
+from replication.store_settings import Endpoint, HostPort, SettingsModel, check_key_pair, split_url
+from replication.units import Duration
+
+
+def _queue_url(value: str) -> str:
+    if split_url(value).path in ("", "/"):
+        raise ValueError("must be the URL of a queue, its path included")
+    return value
+
+
+def _subscription(value: str) -> str:
+    if not re.fullmatch(r"projects/[^/\s]+/subscriptions/[^/\s]+", value):
+        raise ValueError("must be projects/PROJECT/subscriptions/NAME")
+    return value
+
+
+class SqsSettings(SettingsModel):
+    """An SQS queue of S3 events. Without keys, the default AWS credential chain."""
+
+    queue_url: Annotated[str, AfterValidator(_queue_url)]
+    endpoint: Endpoint | None = None
+    region: str = "us-east-1"
+    access_key_id: SecretRef | None = None
+    secret_access_key: SecretRef | None = None
+    session_token: SecretRef | None = None
+
+    @model_validator(mode="after")
+    def _keys_come_in_pairs(self) -> SqsSettings:
+        check_key_pair(self.access_key_id, self.secret_access_key, self.session_token)
+        return self
+
+
+class PubSubSettings(SettingsModel):
+    """A Pub/Sub subscription to GCS notifications. `PUBSUB_EMULATOR_HOST` is honoured by the client."""
+
+    subscription: Annotated[str, AfterValidator(_subscription)]
+
+
+class WatchSettings(SettingsModel):
+    """A watch on the source directory of a route; a file counts when it has been `quiet` for that long."""
+
+    route: str
+    quiet: Duration = 30.0
+
+
+class WebhookSettings(SettingsModel):
+    """An HTTP listener for events, guarded by a bearer token."""
+
+    listen: HostPort
+    token: SecretRef
+
+
+class IngestSettings(SettingsModel):
+    sqs: tuple[SqsSettings, ...] = ()
+    pubsub: tuple[PubSubSettings, ...] = ()
+    watch: tuple[WatchSettings, ...] = ()
+    webhook: WebhookSettings | None = None

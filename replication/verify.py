@@ -1,0 +1,35 @@
+"""What may be concluded from two sets of checksums, and which verification level that earns."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from replication.models import Checksums, Verification
+
+KINDS: tuple[Literal["crc32c", "crc64nvme", "crc32", "md5"], ...] = ("crc32c", "crc64nvme", "crc32", "md5")
+
+Companion = Literal["crc64nvme", "crc32"]
+
+
+def same_checksums(one: Checksums, other: Checksums) -> bool | None:
+    """True or False when a kind is known on both sides (all such kinds must agree); None when none is."""
+    verdicts = [
+        getattr(one, kind) == getattr(other, kind) for kind in KINDS if getattr(one, kind) is not None and getattr(other, kind) is not None
+    ]
+    return all(verdicts) if verdicts else None
+
+
+def companion_kind(source: Checksums) -> Companion | None:
+    """The combinable CRC to compute beside CRC32C, because the source publishes it and no CRC32C."""
+    if source.crc32c is not None:
+        return None
+    if source.crc64nvme is not None:
+        return "crc64nvme"
+    return "crc32" if source.crc32 is not None else None
+
+
+def level(*, source_compared: bool, destination_proved: bool) -> Verification:
+    """The level that was earned: never more than what was checked."""
+    if not destination_proved:
+        return "size-only"
+    return "end-to-end" if source_compared else "dest-verified"

@@ -1,0 +1,430 @@
+"""A file system as a store: a bucket is a directory under the root, an object a file, its key the path.
+
+Nothing is ever written in place. Bytes go to a temporary file in the target's directory and are synced before the
+file gets its name, so that a reader, or a crash at any point, finds the old object whole or the new one whole.
+Conditions are checked and files renamed under one lock of the bucket: they bind everybody who uses this store, while
+other programs are bound only where the kernel can do it (a creation never replaces). Parent directories are made as
+needed, and removed again when a deletion empties them; directories that were empty before stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+from uuid import uuid4
+
+from replication.errors import IntegrityMismatch, MetadataUnrepresentable, ObjectNotFound, PreconditionFailed, SourceChanged
+from replication.limits import FILE_LIMITS, Capabilities
+from replication.models import Attributes, Checksums, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
+from stores import fileupload, journal, sidecar
+from stores.base import Store
+from stores.beneath import (
+    bucket_directory,
+    directory,
+    is_absent,
+    locked,
+    mapped,
+    open_directory,
+    open_regular,
+    prune,
+    remove,
+    rename_new,
+    split_key,
+    status,
+)
+from stores.body import Body
+from stores.checksum import Digest
+from stores.publish import CREATE, PIECE, Incoming, batches, check_condition, no_step, version_of
+from stores.sidecar import Record
+from stores.walk import walk
+
+THREADS = 16
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Pinned:
+    """An open file that must stay the version it was opened as. Methods run in a thread; `close` may run anywhere."""
+
+    def __init__(self, root: str, bucket: str, key: str, pin: Version, offset: int, length: int) -> None:
+        self._parents, self._name = split_key(key)
+        self._root, self._bucket, self._key, self._pin = root, bucket, key, pin
+        self._offset, self._end = offset, offset + length
+        self._fd = -1
+
+    def open(self) -> bytes:
+        """The first piece."""
+        with mapped(self._key), bucket_directory(self._root, self._bucket) as bucket:
+            try:
+                with directory(bucket, self._parents) as folder:
+                    self._fd = open_regular(folder, self._name)
+            except OSError as error:
+                if is_absent(error):
+                    raise SourceChanged(f"{self._key!r} is gone") from error
+                raise
+        self._check()
+        if self._offset < 0 or self._end > self._pin.size_bytes:
+            raise IntegrityMismatch(f"{self._key!r}: no bytes {self._offset}..{self._end} in {self._pin.size_bytes}")
+        return self.next_piece()
+
+    def next_piece(self) -> bytes:
+        """Up to `PIECE` more bytes; b"" at the end. The last of them only while the version is still the pinned one."""
+        wanted = min(PIECE, self._end - self._offset)
+        with mapped(self._key):
+            piece = os.pread(self._fd, wanted, self._offset)
+        self._offset += len(piece)
+        if self._offset >= self._end or len(piece) < wanted:
+            self._check()
+        if wanted and not piece:
+            raise IntegrityMismatch(f"{self._key!r} ended at byte {self._offset}")
+        return piece
+
+    def _check(self) -> None:
+        if version_of(os.fstat(self._fd)).id != self._pin.id:
+            raise SourceChanged(f"{self._key!r} is no longer the version {self._pin.id}")
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+
+class FileStore(Store):
+    """The directories under `root` as buckets. Blocking calls run in threads of its own, in pieces of 1 MiB.
+
+    `on_step` is told when a write has passed a step ("written", "synced", "recorded", "renamed", "published"): the places where tests crash it. `new_id` gives 32 hexadecimal digits that never come twice.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        root: Path,
+        on_step: Callable[[str], None] = no_step,
+        new_id: Callable[[], str] = lambda: uuid4().hex,
+    ) -> None:
+        self.name = name
+        self.kind = "file"
+        self.identity = f"file:{os.path.realpath(root)}"
+        self.limits = FILE_LIMITS
+        self._root = str(root)
+        self._on_step = on_step
+        self._new_id = new_id
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"files-{name}")
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    async def probe(self, bucket: str, *, writable: bool) -> Capabilities:
+        detail = await self._run(self._probe, bucket, writable)
+        return Capabilities(
+            conditional_writes=True,
+            conditional_completes=True,
+            conditional_deletes=True,
+            pinned_reads=True,
+            server_side_copy=True,
+            upload_checksum="response",
+            detail=detail,
+        )
+
+    async def head(self, bucket: str, key: str, *, tags: bool = True) -> ObjectInfo:
+        return await self._run(self._head, bucket, key, tags)
+
+    async def list_objects(
+        self, bucket: str, prefix: str = "", *, start_after: str = "", page_size: int = 1000
+    ) -> AsyncIterator[Sequence[ListedObject]]:
+        entries = self._entries(bucket, prefix, start_after)
+        try:
+            while page := await self._run(_take, entries, page_size):
+                yield page
+        finally:
+            await self._run(entries.close)
+
+    @asynccontextmanager
+    async def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        file = Pinned(self._root, bucket, key, pin, offset, length)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            piece = first
+            while piece:
+                yield piece
+                piece = await self._run(file.next_piece)
+
+        try:
+            first = await self._run(file.open)
+            yield chunks()
+        finally:
+            file.close()
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def put(self, bucket: str, key: str, body: Body, attributes: Attributes, condition: Condition) -> ObjectInfo:
+        self._check_metadata(attributes)
+        incoming = Incoming(self._root, bucket, key, journal.temporary_name(self._new_id()), self._on_step)
+        try:
+            async for batch in batches(body):
+                await self._run(incoming.write, batch)
+            return await self._run(incoming.publish, body.size_bytes, body.digest.crc32c, attributes, condition)
+        except BaseException:
+            await self._run(incoming.discard)
+            raise
+
+    async def copy(
+        self,
+        source_bucket: str,
+        source_key: str,
+        pin: Version,
+        bucket: str,
+        key: str,
+        attributes: Attributes,
+        condition: Condition,
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> ObjectInfo:
+        source = await self._run(self._pinned_head, source_bucket, source_key, pin)
+        async with self.read(source_bucket, source_key, pin=pin, offset=0, length=pin.size_bytes) as chunks:
+            body = Body(_counted(chunks, progress), pin.size_bytes, check=_expecting(source.checksums.crc32c))
+            return await self.put(bucket, key, body, attributes, condition)
+
+    async def update_attributes(self, bucket: str, key: str, version: Version, attributes: Attributes) -> ObjectInfo:
+        self._check_metadata(attributes)
+        return await self._run(self._update_attributes, bucket, key, version, attributes)
+
+    async def delete(self, bucket: str, key: str, version: Version) -> None:
+        await self._run(self._delete, bucket, key, version)
+
+    # --- uploads of parts --------------------------------------------------------------------------------------------
+
+    async def begin_upload(self, bucket: str, key: str, attributes: Attributes) -> str:
+        self._check_metadata(attributes)
+        upload_id = self._new_id()
+        await self._run(fileupload.begin, self._root, bucket, key, upload_id, datetime.now(UTC))
+        return upload_id
+
+    async def put_part(self, bucket: str, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
+        upload = fileupload.OpenedUpload(self._root, bucket, key, upload_id)
+        try:
+            await self._run(upload.begin_part, number, offset)
+            async for batch in batches(body):
+                await self._run(upload.write, batch)
+            part = Part(number, body.size_bytes, f"{body.digest.crc32c:08x}", body.digest.crc32c)
+            return await self._run(upload.finish_part, part, offset)
+        finally:
+            upload.close()
+
+    async def copy_part(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        number: int,
+        source_bucket: str,
+        source_key: str,
+        pin: Version,
+        offset: int,
+        length: int,
+    ) -> Part:
+        async with self.read(source_bucket, source_key, pin=pin, offset=offset, length=length) as chunks:
+            return await self.put_part(bucket, key, upload_id, number, offset, Body(chunks, length))
+
+    async def list_parts(self, bucket: str, key: str, upload_id: str) -> list[Part]:
+        upload = fileupload.OpenedUpload(self._root, bucket, key, upload_id)
+        try:
+            found = await self._run(upload.open)
+        finally:
+            upload.close()
+        return [found.parts[number].part for number in sorted(found.parts)]
+
+    async def complete_upload(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Part],
+        attributes: Attributes,
+        condition: Condition,
+        *,
+        crc32c: int | None,
+    ) -> ObjectInfo:
+        self._check_metadata(attributes)
+        upload = fileupload.OpenedUpload(self._root, bucket, key, upload_id)
+        try:
+            return await self._run(upload.publish, parts, attributes, condition, crc32c, self._on_step)
+        finally:
+            upload.close()
+
+    async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
+        await self._run(fileupload.abort, self._root, bucket, key, upload_id)
+
+    async def list_uploads(self, bucket: str, prefix: str = "") -> AsyncIterator[OpenUpload]:
+        """Leftovers of a put that a crash cut short are named by their own path, for want of a key."""
+        uploads = self._uploads(bucket, prefix)
+        try:
+            while page := await self._run(_take, uploads, 100):
+                for upload in page:
+                    yield upload
+        finally:
+            await self._run(uploads.close)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._threads.shutdown)
+
+    # --- in threads --------------------------------------------------------------------------------------------------
+
+    async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`work` in a thread. A cancellation waits until it has ended, so that nothing changes after the call unwinds."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            while not future.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # looked at, so that the loop does not report it as lost
+            raise
+
+    def _check_metadata(self, attributes: Attributes) -> None:
+        size = sum(len(text.encode()) for pair in attributes.metadata.items() for text in pair)
+        if size > self.limits.max_metadata_bytes:
+            raise MetadataUnrepresentable(f"{size} bytes of metadata, a file store keeps {self.limits.max_metadata_bytes}")
+
+    @contextmanager
+    def _opened(self, bucket: str, key: str) -> Iterator[tuple[int, bytes, int]]:
+        """(directory, name, file) of an object. `ObjectNotFound` where no regular file stands."""
+        parents, name = split_key(key)
+        with mapped(key), bucket_directory(self._root, bucket) as bucket_fd:
+            try:
+                with directory(bucket_fd, parents) as folder:
+                    fd = open_regular(folder, name)
+                    try:
+                        yield folder, name, fd
+                    finally:
+                        os.close(fd)
+            except OSError as error:
+                if is_absent(error):
+                    raise ObjectNotFound(f"no regular file at {key!r}") from error
+                raise
+
+    def _head(self, bucket: str, key: str, tags: bool) -> ObjectInfo:
+        with self._opened(bucket, key) as (folder, name, fd):
+            version = version_of(os.fstat(fd))
+            record = sidecar.load(folder, name, fd)
+        checksums = Checksums(crc32c=record.crc32c if record else None)
+        return ObjectInfo(key, version, sidecar.attributes_of(record, name, tags=tags), checksums)
+
+    def _pinned_head(self, bucket: str, key: str, pin: Version) -> ObjectInfo:
+        try:
+            info = self._head(bucket, key, False)
+        except ObjectNotFound as error:
+            raise SourceChanged(f"{key!r} is gone") from error
+        if info.version.id != pin.id:
+            raise SourceChanged(f"{key!r} is no longer the version {pin.id}")
+        return info
+
+    def _entries(self, bucket: str, prefix: str, start_after: str) -> Generator[ListedObject, None, None]:
+        with mapped(prefix), bucket_directory(self._root, bucket) as bucket_fd:
+            for found in walk(bucket_fd, prefix, start_after):
+                file = status(found.folder, found.name)
+                if file is not None and stat.S_ISREG(file.st_mode):
+                    yield ListedObject(found.key, version_of(file))
+
+    def _uploads(self, bucket: str, prefix: str) -> Generator[OpenUpload, None, None]:
+        with mapped(prefix), bucket_directory(self._root, bucket) as bucket_fd:
+            for found in walk(bucket_fd, prefix, ours=True):
+                upload = fileupload.unfinished(found.key, found.folder, found.name)
+                if upload is not None and upload.key.startswith(prefix):
+                    yield upload
+
+    def _update_attributes(self, bucket: str, key: str, version: Version, attributes: Attributes) -> ObjectInfo:
+        try:
+            with bucket_directory(self._root, bucket) as bucket_fd, mapped(key), locked(bucket_fd):
+                with self._opened(bucket, key) as (folder, name, fd):
+                    file = os.fstat(fd)
+                    check_condition(Condition.match(version), file, key)
+                    before = sidecar.load(folder, name, fd)
+                    tags = attributes.tags if attributes.tags is not None else (before.attributes.tags if before else None)
+                    crc32c = before.crc32c if before else None
+                    record = Record(file.st_size, file.st_mtime_ns, crc32c, replace(attributes, tags=tags or {}))
+                    if sidecar.save(folder, name, fd, record):
+                        sidecar.forget(folder, name)
+                    os.fsync(fd)
+                    os.fsync(folder)
+        except ObjectNotFound as error:
+            raise PreconditionFailed(f"{key!r} is absent") from error
+        return self._head(bucket, key, True)
+
+    def _delete(self, bucket: str, key: str, version: Version) -> None:
+        parents, name = split_key(key)
+        with mapped(key), bucket_directory(self._root, bucket) as bucket_fd:
+            try:
+                folder = open_directory(bucket_fd, parents)
+            except OSError as error:
+                if is_absent(error):
+                    return
+                raise
+            try:
+                with locked(bucket_fd):
+                    there = status(folder, name)
+                    if there is None or not stat.S_ISREG(there.st_mode):
+                        return
+                    check_condition(Condition.match(version), there, key)
+                    remove(folder, name)
+                    sidecar.forget(folder, name)
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+            prune(bucket_fd, parents, len(parents))
+
+    def _probe(self, bucket: str, writable: bool) -> str:
+        """One line of what the file system can do; found out with a temporary file if `writable`."""
+        with mapped(bucket), bucket_directory(self._root, bucket) as fd:
+            os.scandir(fd).close()
+            if not writable:
+                return "conditions are cooperative (not probed)"
+            first, second = (journal.temporary_name(self._new_id()) for _ in range(2))
+            try:
+                file = os.open(first, CREATE, 0o666, dir_fd=fd)
+                try:
+                    in_file = sidecar.save(fd, second, file, Record(0, 0, None, Attributes()))
+                finally:
+                    os.close(file)
+                atomic = rename_new(fd, first, second)
+            finally:
+                sidecar.forget(fd, second)
+                for name in (first, second):
+                    remove(fd, name)
+        return (
+            f"conditions are cooperative; creation that never replaces: {'by the kernel' if atomic else 'under the lock only'}; "
+            f"attributes: {'in the file' if in_file else 'in sidecars'}"
+        )
+
+
+def _take(items: Iterator[T], count: int) -> list[T]:
+    return list(islice(items, count))
+
+
+async def _counted(chunks: AsyncIterator[bytes], progress: Callable[[int], None] | None) -> AsyncIterator[bytes]:
+    done = 0
+    async for chunk in chunks:
+        yield chunk
+        done += len(chunk)
+        if progress:
+            progress(done)
+
+
+def _expecting(crc32c: int | None) -> Callable[[Digest], None]:
+    def check(digest: Digest) -> None:
+        if crc32c is not None and digest.crc32c != crc32c:
+            raise IntegrityMismatch(f"read CRC32C {digest.crc32c:08x}, recorded {crc32c:08x}")
+
+    return check

@@ -1,0 +1,592 @@
+"""Google Cloud Storage, over its JSON API: generations pin reads and fence writes, compose joins parts.
+
+An upload of parts is a folder of ordinary objects under the reserved prefix: a marker that says that the upload is open
+and for which key, the parts, and the intermediate composites of `stores/gcs_compose.py`. Temporary objects take the
+bucket's default storage class, because a composite has the class of its sources; where another class is wanted, the
+composite is made as one more temporary and rewritten into that class.
+
+fake-gcs-server ignores preconditions on compose, rewrite, patch and delete, and merges attributes where GCS replaces
+them. There (`Capabilities` say so) the destination is looked at just before such a write, and attributes that were
+merged are replaced by composing the object from itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote, unquote
+
+from google.api_core.exceptions import Forbidden, GoogleAPICallError
+from google.auth.credentials import AnonymousCredentials, Credentials
+from google.cloud import storage
+
+from replication.errors import (
+    BucketNotFound,
+    IntegrityMismatch,
+    NotSupported,
+    ObjectError,
+    ObjectNotFound,
+    PreconditionFailed,
+    Refused,
+    ServerFault,
+    SourceChanged,
+    UploadLost,
+)
+from replication.keys import RESERVED_PREFIX, is_reserved
+from replication.limits import GCS_LIMITS, MIB, Capabilities, Limits
+from replication.models import Attributes, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
+from stores.base import Store
+from stores.body import Body
+from stores.checksum import crc32c as crc32c_of
+from stores.checksum import encode_crc
+from stores.gcs_api import Data, GcsApi
+from stores.gcs_compose import Span, compose_rounds, intermediate_name, joined, pieces_of, same_content
+from stores.gcs_credentials import BearerTokens
+from stores.gcs_errors import gcs_error
+from stores.gcs_media import check_media, exactly
+from stores.gcs_probe import presumed, probe_writes
+from stores.gcs_resources import (
+    KEY_KEY,
+    PARTS_PREFIX,
+    Piece,
+    Resource,
+    check_name,
+    part_name,
+    part_number,
+    same_attributes,
+    stored_metadata,
+    to_checksums,
+    to_info,
+    to_listed,
+    to_patch,
+    to_piece,
+    to_resource,
+    to_version,
+    upload_prefix,
+)
+from stores.http import HttpPlane
+
+GOOGLE = "https://storage.googleapis.com"
+GATHER_MAX = MIB
+"""Up to here a body is sent from memory: its CRC32C is known first, and no temporary object is needed."""
+BUCKET_SEEN_S = 5.0
+"""How long a bucket that answered is taken to be there, when a 404 has to be told apart."""
+BUCKET_TIMEOUT_S = 10.0
+IN_FLIGHT = 16
+"""Compose and delete requests at a time for one upload."""
+SWEEPS = 8
+"""Listings until an aborted upload must be empty; late parts remove themselves, so more than two are rare."""
+
+T = TypeVar("T")
+
+
+class GcsStore(Store):
+    """One GCS endpoint. `endpoint` is None for Google's own; `anonymous` sends no credentials."""
+
+    kind: Literal["s3", "gcs", "file", "memory"] = "gcs"
+    limits: Limits = GCS_LIMITS
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        project: str | None = None,
+        endpoint: str | None = None,
+        anonymous: bool = False,
+        connections: int = 64,
+        tokens: BearerTokens | None = None,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self._base = (endpoint or GOOGLE).rstrip("/")
+        self.identity = f"gcs {self._base} {'anonymous' if anonymous else 'application-default'}"
+        self._project = project
+        self._google = self._base == GOOGLE
+        self._tokens = None if anonymous else tokens or BearerTokens()
+        self._plane = HttpPlane(connections=connections)
+        self._api = GcsApi(self._base, self._plane, self._tokens, new_id)
+        self._new_id = new_id
+        self._clock = clock
+        self._seen: dict[str, float] = {}
+        self._probed: dict[str, Capabilities] = {}
+
+    async def close(self) -> None:
+        await self._plane.close()
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    async def probe(self, bucket: str, *, writable: bool) -> Capabilities:
+        await self._look_at(bucket)
+        versioned, detail = await self._versioning(bucket)
+        if not writable:
+            return presumed(google=self._google, versioned=versioned, detail=f"{detail}; nothing was written")
+        name = f"{RESERVED_PREFIX}probe/{self._new_id()}"
+        self._probed[bucket] = await probe_writes(self._api, bucket, name, versioned=versioned, detail=detail)
+        return self._probed[bucket]
+
+    async def head(self, bucket: str, key: str, *, tags: bool = True) -> ObjectInfo:
+        check_name(key)
+        info = to_info(await self._get(bucket, key))
+        if info.key != key:
+            raise ServerFault(f"asked for {key!r}, the answer is about {info.key!r}")
+        return info
+
+    async def list_objects(
+        self, bucket: str, prefix: str = "", *, start_after: str = "", page_size: int = 1000
+    ) -> AsyncIterator[Sequence[ListedObject]]:
+        last = start_after
+        async for resources in self._pages(bucket, prefix, start=start_after, page_size=page_size):
+            page: list[ListedObject] = []
+            for entry in map(to_listed, resources):
+                if entry.key == start_after:
+                    continue  # startOffset is inclusive
+                # Comparing str compares code points, whose order is that of the UTF-8 bytes.
+                if entry.key <= last or not entry.key.startswith(prefix):
+                    raise ServerFault(f"the listing of {bucket!r} is out of order: {entry.key!r} after {last!r}")
+                last = entry.key
+                if not is_reserved(entry.key):
+                    page.append(entry)
+            if page:
+                yield page
+
+    @asynccontextmanager
+    async def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        check_name(key)
+        if offset + length > pin.size_bytes:
+            raise IntegrityMismatch(f"bytes {offset} to {offset + length} of an object of {pin.size_bytes}")
+        span = None if length == pin.size_bytes else f"bytes={offset}-{offset + length - 1}"
+        async with AsyncExitStack() as stack:
+            try:
+                response = await stack.enter_async_context(self._api.media(bucket, key, generation=pin.id, span=span))
+            except ObjectNotFound as error:
+                await self._require_bucket(bucket)
+                raise SourceChanged(f"generation {pin.id} of {key!r} is gone") from error
+            check_media(response.status, response.headers, pin, offset, length)
+            yield exactly(response.content.iter_any(), length)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def put(self, bucket: str, key: str, body: Body, attributes: Attributes, condition: Condition) -> ObjectInfo:
+        """A body that is large, and whose CRC32C is unknown or would not be enforced, goes to a temporary object, is
+        verified there, and published by compose: an object with wrong bytes is at no time visible under `key`."""
+        check_name(key)
+        if body.size_bytes <= GATHER_MAX:
+            data = await body.gather()
+            if body.known_crc32c not in (None, body.digest.crc32c):
+                raise IntegrityMismatch(f"the bytes for {key!r} do not have the CRC32C that was announced")
+            return await self._insert(bucket, key, data, body.size_bytes, attributes, body.digest.crc32c, condition)
+        if body.known_crc32c is not None and self._capabilities(bucket).upload_checksum == "header":
+            return await self._insert(bucket, key, aiter(body), body.size_bytes, attributes, body.known_crc32c, condition)
+        return await self._put_by_temporary(bucket, key, body, attributes, condition)
+
+    async def copy(
+        self,
+        source_bucket: str,
+        source_key: str,
+        pin: Version,
+        bucket: str,
+        key: str,
+        attributes: Attributes,
+        condition: Condition,
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> ObjectInfo:
+        check_name(key)
+        await self._check_fence(bucket, key, condition)
+        source = (source_bucket, source_key, pin.id)
+        resource = await self._rewrite(source, bucket, key, to_resource(attributes), _generation(condition), progress)
+        return await self._with_attributes(bucket, resource, attributes)
+
+    async def update_attributes(self, bucket: str, key: str, version: Version, attributes: Attributes) -> ObjectInfo:
+        check_name(key)
+        current = await self._find(bucket, key)
+        if current is None or current.version.id != version.id or version.revision not in ("", current.version.revision):
+            raise PreconditionFailed(f"{key!r} is no longer generation {version.id}, metageneration {version.revision}")
+        if attributes.storage_class not in ("", current.attributes.storage_class):
+            raise NotSupported("only a rewrite changes the storage class")
+        patch = to_patch(attributes, stored_metadata(current.attributes))
+        revision = current.version.revision or None
+        try:
+            resource = await self._api.patch(bucket, key, patch, if_generation=version.id, if_metageneration=revision)
+        except ObjectNotFound as error:
+            raise PreconditionFailed(f"{key!r} was deleted meanwhile") from error
+        if "metageneration" not in resource:
+            resource = await self._get(bucket, key, generation=version.id)
+        return await self._with_attributes(bucket, resource, attributes)
+
+    async def delete(self, bucket: str, key: str, version: Version) -> None:
+        check_name(key)
+        if not self._capabilities(bucket).conditional_deletes:
+            current = await self._find(bucket, key)
+            if current is None:
+                return
+            if current.version.id != version.id:
+                raise PreconditionFailed(f"{key!r} is no longer generation {version.id}")
+        try:
+            await self._api.delete(bucket, key, if_generation=version.id)
+        except ObjectNotFound:
+            await self._require_bucket(bucket)
+        except PreconditionFailed:
+            if await self._find(bucket, key) is not None:
+                raise
+
+    # --- uploads of parts --------------------------------------------------------------------------------------------
+
+    async def begin_upload(self, bucket: str, key: str, attributes: Attributes) -> str:
+        check_name(key)
+        upload_id = self._new_id()
+        await self._stored(bucket, _temporary(_marker(upload_id), key, crc32c_of(b"")), b"", 0, "0")
+        return upload_id
+
+    async def put_part(self, bucket: str, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
+        piece = await self._stage(bucket, part_name(upload_id, number), key, body)
+        await self._keep_if_open(bucket, key, upload_id, piece)
+        return _part(number, piece)
+
+    async def copy_part(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        number: int,
+        source_bucket: str,
+        source_key: str,
+        pin: Version,
+        offset: int,
+        length: int,
+    ) -> Part:
+        """`NotSupported` but for a whole object: GCS copies no ranges."""
+        if offset or length != pin.size_bytes:
+            raise NotSupported("GCS cannot copy a range of an object into a part")
+        name = part_name(upload_id, number)
+        piece = to_piece(await self._rewrite((source_bucket, source_key, pin.id), bucket, name, _temporary(name, key), None))
+        await self._keep_if_open(bucket, key, upload_id, piece)
+        return _part(number, piece)
+
+    async def list_parts(self, bucket: str, key: str, upload_id: str) -> list[Part]:
+        stored = await self._temporaries(bucket, upload_id)
+        numbered = [(number, piece) for name, piece in stored.items() if (number := part_number(name)) is not None]
+        return [_part(number, piece) for number, piece in sorted(numbered, key=lambda pair: pair[0])]
+
+    async def complete_upload(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Part],
+        attributes: Attributes,
+        condition: Condition,
+        *,
+        crc32c: int | None,
+    ) -> ObjectInfo:
+        """May be repeated after a failure at any step: intermediate composites that are right are used again."""
+        stored = await self._temporaries(bucket, upload_id)
+        pieces = pieces_of(parts, upload_id, stored)
+        if crc32c is not None and (joined("", pieces).crc32c if pieces else 0) != crc32c:
+            raise IntegrityMismatch(f"the parts of {key!r} do not make up the CRC32C of the whole")
+        if pieces:
+            for level, spans in enumerate(compose_rounds(len(pieces))):
+                pieces = await self._compose_round(bucket, key, upload_id, level, spans, pieces, stored)
+            info = await self._publish(bucket, key, upload_id, pieces, attributes, condition)
+        else:
+            info = await self._insert(bucket, key, b"", 0, attributes, 0, condition)
+        with suppress(ObjectError):
+            await self.abort_upload(bucket, key, upload_id)
+        return info
+
+    async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
+        await self._remove(bucket, [_marker(upload_id)])  # first: a part that arrives from now on removes itself
+        for _ in range(SWEEPS):
+            names = [str(resource["name"]) async for page in self._pages(bucket, upload_prefix(upload_id)) for resource in page]
+            if not names:
+                return
+            await self._remove(bucket, names)
+        raise ServerFault(f"upload {upload_id} still has objects after {SWEEPS} sweeps")
+
+    async def list_uploads(self, bucket: str, prefix: str = "") -> AsyncIterator[OpenUpload]:
+        open_upload: OpenUpload | None = None
+        async for page in self._pages(bucket, PARTS_PREFIX, metadata=True):
+            for found in filter(None, map(_upload_of, page)):
+                if open_upload is not None and found.upload_id == open_upload.upload_id:
+                    open_upload = replace(open_upload, started=min(open_upload.started, found.started))
+                    continue
+                if open_upload is not None and open_upload.key.startswith(prefix):
+                    yield open_upload
+                open_upload = found
+        if open_upload is not None and open_upload.key.startswith(prefix):
+            yield open_upload
+
+    # --- the bucket and its conditions -------------------------------------------------------------------------------
+
+    async def _look_at(self, bucket: str) -> None:
+        """Lists the bucket, which needs no more than the right that every route needs. `BucketNotFound`, or seen now."""
+        try:
+            await self._api.list_page(bucket, RESERVED_PREFIX, page_size=1)
+        except ObjectNotFound as error:
+            raise BucketNotFound(f"there is no bucket {bucket!r}") from error
+        self._seen[bucket] = self._clock()
+
+    async def _require_bucket(self, bucket: str) -> None:
+        seen = self._seen.get(bucket)
+        if seen is None or self._clock() - seen > BUCKET_SEEN_S:
+            await self._look_at(bucket)
+
+    async def _versioning(self, bucket: str) -> tuple[bool, str]:
+        """Whether the bucket keeps old generations, and a remark. The right to read a bucket's settings is not required."""
+        credentials = await self._tokens.credentials() if self._tokens else AnonymousCredentials()  # type: ignore[no-untyped-call]
+        try:
+            versioned = await asyncio.to_thread(self._bucket_versioning, bucket, credentials)
+        except Forbidden:
+            return False, "storage.buckets.get is not granted: versioning is unknown"
+        except GoogleAPICallError as error:
+            raise gcs_error(int(error.code or 500), b"", {}, f"get bucket {bucket!r}") from error
+        return versioned, "versioned" if versioned else "not versioned"
+
+    def _bucket_versioning(self, bucket: str, credentials: Credentials) -> bool:
+        options = {"api_endpoint": self._base}
+        client: Any = storage.Client(project=self._project or "-", credentials=credentials, client_options=options)  # type: ignore[no-untyped-call]
+        with closing(client):
+            return bool(client.get_bucket(bucket, timeout=BUCKET_TIMEOUT_S, retry=None).versioning_enabled)
+
+    def _capabilities(self, bucket: str) -> Capabilities:
+        return self._probed.get(bucket) or presumed(google=self._google, versioned=False, detail="not probed")
+
+    async def _check_fence(self, bucket: str, key: str, condition: Condition) -> None:
+        """Looks whether `condition` holds, on an endpoint that does not enforce it on compose and rewrite."""
+        if condition.kind == "any" or self._capabilities(bucket).conditional_completes:
+            return
+        current = await self._find(bucket, key)
+        if (current.version.id if current else "0") != _generation(condition):
+            raise PreconditionFailed(f"{key!r} is not what the condition names")
+
+    # --- requests with meaning ---------------------------------------------------------------------------------------
+
+    async def _get(self, bucket: str, key: str, *, generation: str | None = None) -> Resource:
+        try:
+            return await self._api.get(bucket, key, generation=generation)
+        except ObjectNotFound:
+            await self._require_bucket(bucket)
+            raise
+
+    async def _find(self, bucket: str, key: str) -> ObjectInfo | None:
+        try:
+            return to_info(await self._get(bucket, key))
+        except ObjectNotFound:
+            return None
+
+    async def _pages(
+        self, bucket: str, prefix: str, *, start: str = "", page_size: int = 1000, metadata: bool = False
+    ) -> AsyncIterator[list[Resource]]:
+        token: str | None = None
+        while True:
+            try:
+                page, token = await self._api.list_page(bucket, prefix, start=start, token=token, page_size=page_size, metadata=metadata)
+            except ObjectNotFound as error:
+                raise BucketNotFound(f"there is no bucket {bucket!r}") from error
+            yield page
+            if token is None:
+                return
+
+    async def _stored(self, bucket: str, resource: Resource, data: Data, size_bytes: int, if_generation: str | None) -> Resource:
+        """Inserts an object. A value in the resource that the store calls invalid may be the CRC32C: tried again."""
+        try:
+            return await self._api.insert(bucket, resource, data, size_bytes, if_generation=if_generation)
+        except ObjectNotFound as error:
+            raise BucketNotFound(f"there is no bucket {bucket!r}") from error
+        except Refused as error:
+            if type(error) is Refused and "crc32c" in resource:
+                raise IntegrityMismatch(f"refused, maybe for its checksum: {error}") from error
+            raise
+
+    async def _insert(
+        self, bucket: str, key: str, data: Data, size_bytes: int, attributes: Attributes, crc32c: int, condition: Condition
+    ) -> ObjectInfo:
+        resource = {"name": key, "crc32c": encode_crc(crc32c)} | to_resource(attributes)
+        stored = await self._stored(bucket, resource, data, size_bytes, _generation(condition))
+        await self._verify(bucket, key, stored, size_bytes, crc32c)
+        return to_info(stored)
+
+    async def _verify(self, bucket: str, name: str, stored: Resource, size_bytes: int, crc32c: int) -> None:
+        """Removes what was just stored, and raises `IntegrityMismatch`, if it is not what was sent."""
+        version, found = to_version(stored), to_checksums(stored).crc32c
+        if (version.size_bytes, found) == (size_bytes, crc32c):
+            return
+        with suppress(ObjectError):
+            await self._api.delete(bucket, name, generation=version.id, if_generation=version.id)
+        raise IntegrityMismatch(f"{name!r} was stored as {version.size_bytes} bytes, CRC32C {found}; sent were {size_bytes}, {crc32c}")
+
+    async def _rewrite(
+        self,
+        source: tuple[str, str, str],
+        bucket: str,
+        name: str,
+        resource: Resource,
+        if_generation: str | None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Resource:
+        """Repeats the rewrite until it is done; GCS gives up a call after some 30 s and goes on with the next."""
+        token: str | None = None
+        while True:
+            try:
+                answer = await self._api.rewrite(source, bucket, name, resource, if_generation=if_generation, token=token)
+            except ObjectNotFound as error:
+                await self._look_at(source[0])
+                await self._look_at(bucket)
+                raise SourceChanged(f"generation {source[2]} of {source[1]!r} is gone") from error
+            if progress is not None:
+                progress(int(answer.get("totalBytesRewritten", 0)))
+            if answer.get("done"):
+                return dict(answer["resource"])
+            token = str(answer["rewriteToken"])
+
+    async def _with_attributes(self, bucket: str, resource: Resource, wanted: Attributes) -> ObjectInfo:
+        """The object with exactly the attributes that are wanted, where the endpoint merged them with older ones."""
+        info = to_info(resource)
+        if same_attributes(info.attributes, wanted):
+            return info
+        generation = info.version.id
+        return to_info(await self._api.compose(bucket, info.key, [to_piece(resource)], to_resource(wanted), if_generation=generation))
+
+    # --- temporary objects -------------------------------------------------------------------------------------------
+
+    async def _put_by_temporary(self, bucket: str, key: str, body: Body, attributes: Attributes, condition: Condition) -> ObjectInfo:
+        upload_id = self._new_id()
+        name = part_name(upload_id, 1)
+        try:
+            piece = await self._stage(bucket, name, key, body)
+            return await self._publish(bucket, key, upload_id, [piece], attributes, condition)
+        finally:
+            with suppress(ObjectError):
+                await self._remove(bucket, [name])
+
+    async def _stage(self, bucket: str, name: str, key: str, body: Body) -> Piece:
+        """Stores a body as a temporary object, verified."""
+        stored = await self._stored(bucket, _temporary(name, key, body.known_crc32c), aiter(body), body.size_bytes, None)
+        await self._verify(bucket, name, stored, body.size_bytes, body.digest.crc32c if body.known_crc32c is None else body.known_crc32c)
+        return to_piece(stored)
+
+    async def _keep_if_open(self, bucket: str, key: str, upload_id: str, piece: Piece) -> None:
+        """Checked after the part has arrived: one that an abort did not see removes itself."""
+        marker = await self._find(bucket, _marker(upload_id))
+        if marker is None or marker.attributes.metadata.get(KEY_KEY) != quote(key):
+            with suppress(ObjectError):
+                await self._api.delete(bucket, piece.name, generation=piece.generation)
+            raise UploadLost(f"there is no upload {upload_id!r} of {key!r}")
+
+    async def _temporaries(self, bucket: str, upload_id: str) -> dict[str, Piece]:
+        """Everything stored for an open upload but its marker, by name."""
+        pages = self._pages(bucket, upload_prefix(upload_id))
+        stored = {str(resource["name"]): to_piece(resource) async for page in pages for resource in page}
+        if stored.pop(_marker(upload_id), None) is None:
+            raise UploadLost(f"there is no upload {upload_id!r}")
+        return stored
+
+    async def _compose_round(
+        self, bucket: str, key: str, upload_id: str, level: int, spans: list[Span], pieces: list[Piece], stored: dict[str, Piece]
+    ) -> list[Piece]:
+        async def one(index: int, first: int, last: int) -> Piece:
+            if last - first == 1:
+                return pieces[first]
+            name = intermediate_name(upload_id, level, index)
+            expected = joined(name, pieces[first:last])
+            there = stored.get(name)
+            return there if there and same_content(there, expected) else await self._compose(bucket, key, name, pieces[first:last])
+
+        return await _in_parallel(partial(one, index, *span) for index, span in enumerate(spans))
+
+    async def _compose(self, bucket: str, key: str, name: str, pieces: Sequence[Piece]) -> Piece:
+        """A temporary composite, verified."""
+        try:
+            stored = await self._api.compose(bucket, name, pieces, _temporary(name, key), if_generation=None)
+        except ObjectNotFound as error:
+            await self._require_bucket(bucket)
+            raise UploadLost(f"a source of {name!r} is gone") from error
+        expected = joined(name, pieces)
+        await self._verify(bucket, name, stored, expected.size_bytes, expected.crc32c)
+        return replace(expected, generation=to_version(stored).id)
+
+    async def _publish(
+        self, bucket: str, key: str, upload_id: str, pieces: Sequence[Piece], attributes: Attributes, condition: Condition
+    ) -> ObjectInfo:
+        """Makes 1 to 32 verified pieces visible as one object, in one conditional request that sets its attributes."""
+        expected, resource = joined(key, pieces), to_resource(attributes)
+        if attributes.storage_class not in ("", expected.storage_class):
+            whole = await self._compose(bucket, key, f"{upload_prefix(upload_id)}whole", pieces)
+            await self._check_fence(bucket, key, condition)
+            stored = await self._rewrite((bucket, whole.name, whole.generation), bucket, key, resource, _generation(condition))
+            await self._remove(bucket, [whole.name])
+        else:
+            await self._check_fence(bucket, key, condition)
+            try:
+                stored = await self._api.compose(bucket, key, pieces, resource, if_generation=_generation(condition))
+            except ObjectNotFound as error:
+                await self._require_bucket(bucket)
+                raise UploadLost(f"a part of {key!r} is gone") from error
+        await self._verify(bucket, key, stored, expected.size_bytes, expected.crc32c)
+        return to_info(stored)
+
+    async def _remove(self, bucket: str, names: Iterable[str]) -> None:
+        """Removes temporary objects; one that is gone already is no error, a missing bucket is."""
+
+        async def one(name: str) -> None:
+            try:
+                await self._api.delete(bucket, name)
+            except ObjectNotFound:
+                await self._require_bucket(bucket)
+
+        await _in_parallel(partial(one, name) for name in names)
+
+
+# --- small pure helpers ------------------------------------------------------------------------------------------------
+
+
+def _generation(condition: Condition) -> str | None:
+    """The generation that must be current at the destination: "0" for none, None for any."""
+    if condition.kind == "any":
+        return None
+    return condition.version.id if condition.version is not None else "0"
+
+
+def _marker(upload_id: str) -> str:
+    return f"{upload_prefix(upload_id)}upload"
+
+
+def _temporary(name: str, key: str, crc32c: int | None = None) -> Resource:
+    resource: Resource = {"name": name, "metadata": {KEY_KEY: quote(key)}}
+    return resource if crc32c is None else resource | {"crc32c": encode_crc(crc32c)}
+
+
+def _upload_of(resource: Resource) -> OpenUpload | None:
+    """The upload that a temporary object belongs to; None for an object that is none of ours."""
+    key, made = (resource.get("metadata") or {}).get(KEY_KEY), to_version(resource).modified
+    if key is None or made is None:
+        return None
+    upload_id = str(resource["name"]).removeprefix(PARTS_PREFIX).partition("/")[0]
+    return OpenUpload(unquote(key), upload_id, made)
+
+
+def _part(number: int, piece: Piece) -> Part:
+    return Part(number, piece.size_bytes, piece.generation, piece.crc32c)
+
+
+async def _in_parallel(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
+    """The results in order, at most `IN_FLIGHT` at a time; the first failure cancels the rest and is raised."""
+    gate = asyncio.Semaphore(IN_FLIGHT)
+
+    async def one(call: Callable[[], Awaitable[T]]) -> T:
+        async with gate:
+            return await call()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(call)) for call in calls]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
+    return [task.result() for task in tasks]

@@ -1,0 +1,58 @@
+"""Bearer tokens for the GCS data plane: Google's own credential chain, refreshed off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import google.auth
+from google.auth import exceptions as auth_errors
+from google.auth.credentials import Credentials, TokenState
+from google.auth.transport.requests import Request
+
+from replication.errors import CredentialsRefused, EndpointUnreachable
+
+SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
+
+
+def application_default() -> Credentials:
+    """Application default credentials: the environment's key file, gcloud's login, or the machine's service account."""
+    credentials, _ = google.auth.default(scopes=SCOPES)
+    return credentials
+
+
+class BearerTokens:
+    """Authorization headers from credentials that are loaded once and refreshed, by one task at a time, in a thread."""
+
+    def __init__(self, load: Callable[[], Credentials] = application_default) -> None:
+        self._load = load
+        self._lock = asyncio.Lock()
+        self._credentials: Credentials | None = None
+
+    async def credentials(self) -> Credentials:
+        """Credentials with a token good for some minutes. `CredentialsRefused` when there are none or they were revoked."""
+        current = self._credentials
+        if current is None or current.token_state is not TokenState.FRESH:
+            async with self._lock:
+                current = await self._guarded(self._refreshed)
+        return current
+
+    async def headers(self) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        (await self.credentials()).apply(headers)  # type: ignore[no-untyped-call]
+        return headers
+
+    def _refreshed(self) -> Credentials:
+        if self._credentials is None:
+            self._credentials = self._load()
+        if self._credentials.token_state is not TokenState.FRESH:
+            self._credentials.refresh(Request())  # type: ignore[no-untyped-call]
+        return self._credentials
+
+    async def _guarded(self, work: Callable[[], Credentials]) -> Credentials:
+        try:
+            return await asyncio.to_thread(work)
+        except auth_errors.TransportError as error:
+            raise EndpointUnreachable("the token endpoint cannot be reached") from error
+        except auth_errors.GoogleAuthError as error:
+            raise CredentialsRefused(f"no usable Google credentials ({type(error).__name__})") from error

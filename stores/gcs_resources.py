@@ -1,0 +1,179 @@
+"""Object resources of the GCS JSON API, to and from the values of `replication/models.py`. Pure."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from replication.errors import KeyInvalid, KeyUnrepresentable, ServerFault
+from replication.keys import RESERVED_PREFIX, key_problem
+from replication.models import Attributes, Checksums, ListedObject, ObjectInfo, Version
+from stores.checksum import decode_crc
+
+Resource = dict[str, Any]
+"""One JSON object of the API."""
+
+OBJECT_FIELDS = (
+    "name,generation,metageneration,size,etag,crc32c,md5Hash,timeCreated,updated,storageClass,"
+    "contentType,contentEncoding,contentDisposition,contentLanguage,cacheControl,metadata"
+)
+LISTING_FIELDS = "nextPageToken,items(name,generation,metageneration,size,etag,crc32c,md5Hash,timeCreated,storageClass)"
+
+EXPIRES_KEY = "drayage-expires"
+"""Metadata key that keeps an `Expires` header's text: GCS has no field for it."""
+KEY_KEY = "drayage-key"
+"""Metadata key of a temporary part: the key it is for, percent-encoded."""
+PARTS_PREFIX = f"{RESERVED_PREFIX}parts/"
+
+_FIELDS = {
+    "content_type": "contentType",
+    "content_encoding": "contentEncoding",
+    "content_disposition": "contentDisposition",
+    "content_language": "contentLanguage",
+    "cache_control": "cacheControl",
+}
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def name_problem(key: str) -> str | None:
+    """Why GCS cannot hold `key`, or None (cloud.google.com/storage/docs/objects#naming)."""
+    if "\r" in key or "\n" in key:
+        return "GCS object names hold no carriage return and no line feed"
+    if key in (".", ".."):
+        return "GCS object names may not be '.' or '..'"
+    if key.startswith(".well-known/acme-challenge/"):
+        return "GCS object names may not start with '.well-known/acme-challenge/'"
+    return None
+
+
+def check_name(key: str) -> None:
+    """Raises `KeyInvalid` or `KeyUnrepresentable`."""
+    if problem := key_problem(key):
+        raise KeyInvalid(problem)
+    if problem := name_problem(key):
+        raise KeyUnrepresentable(problem)
+
+
+def object_path(bucket: str, name: str) -> str:
+    """The path of an object below `/storage/v1`: every byte of the name outside RFC 3986's unreserved set is encoded."""
+    return f"/b/{quote(bucket, safe='')}/o/{quote(name, safe='')}"
+
+
+def upload_prefix(upload_id: str) -> str:
+    return f"{PARTS_PREFIX}{upload_id}/"
+
+
+def part_name(upload_id: str, number: int) -> str:
+    return f"{upload_prefix(upload_id)}{number:06d}"
+
+
+def part_number(name: str) -> int | None:
+    """The number in a part's name; None for the intermediate composites that stand beside the parts."""
+    last = name.rpartition("/")[2]
+    return int(last) if last.isascii() and last.isdigit() else None
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def to_resource(attributes: Attributes) -> Resource:
+    """The fields of a new object. What is not set is left out."""
+    resource: Resource = {field: value for name, field in _FIELDS.items() if (value := getattr(attributes, name))}
+    if attributes.storage_class:
+        resource["storageClass"] = attributes.storage_class
+    if metadata := stored_metadata(attributes):
+        resource["metadata"] = metadata
+    return resource
+
+
+def to_patch(attributes: Attributes, current: Mapping[str, str]) -> Resource:
+    """A merge patch that leaves exactly `attributes`: null removes a field, or a key of the `current` metadata."""
+    patch: Resource = {field: getattr(attributes, name) or None for name, field in _FIELDS.items()}
+    if not attributes.content_type:
+        del patch["contentType"]  # an object always has one
+    patch["metadata"] = dict.fromkeys(current) | stored_metadata(attributes)
+    return patch
+
+
+def stored_metadata(attributes: Attributes) -> dict[str, str]:
+    extra = {EXPIRES_KEY: attributes.expires} if attributes.expires else {}
+    return {**attributes.metadata, **extra}
+
+
+def same_attributes(found: Attributes, wanted: Attributes) -> bool:
+    """Whether all that can change without moving bytes is as wanted. An unset content type matches any."""
+    names = [name for name in _FIELDS if name != "content_type" or wanted.content_type]
+    return all(getattr(found, name) == getattr(wanted, name) for name in names) and stored_metadata(found) == stored_metadata(wanted)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def to_version(resource: Mapping[str, Any]) -> Version:
+    """`modified` is when the content was made; the API's `updated` moves with the metadata."""
+    try:
+        return Version(
+            size_bytes=int(resource.get("size", 0)),
+            etag=str(resource.get("etag", "")),
+            id=str(int(resource["generation"])),
+            revision=str(resource.get("metageneration", "")),
+            modified=_time(resource.get("timeCreated")),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerFault(f"an object resource without a readable generation, size or time: {error!r}") from error
+
+
+def to_checksums(resource: Mapping[str, Any]) -> Checksums:
+    """Composite objects have no MD5."""
+    crc32c, md5 = resource.get("crc32c"), resource.get("md5Hash")
+    return Checksums(crc32c=decode_crc(crc32c) if crc32c else None, md5=_md5(md5) if md5 else None)
+
+
+def to_attributes(resource: Mapping[str, Any]) -> Attributes:
+    metadata = dict(resource.get("metadata") or {})
+    expires = metadata.pop(EXPIRES_KEY, "")
+    fields: dict[str, Any] = {name: str(resource.get(field) or "") for name, field in _FIELDS.items()}
+    return Attributes(**fields, expires=expires, storage_class=str(resource.get("storageClass") or ""), metadata=metadata)
+
+
+def to_info(resource: Mapping[str, Any]) -> ObjectInfo:
+    return ObjectInfo(str(resource.get("name", "")), to_version(resource), to_attributes(resource), to_checksums(resource))
+
+
+def to_listed(resource: Mapping[str, Any]) -> ListedObject:
+    return ListedObject(str(resource["name"]), to_version(resource), to_checksums(resource), str(resource.get("storageClass") or ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One generation of an object, with what must be known of it to compose it: its length and CRC32C."""
+
+    name: str
+    generation: str
+    size_bytes: int
+    crc32c: int
+    storage_class: str = ""
+
+
+def to_piece(resource: Mapping[str, Any]) -> Piece:
+    version, crc32c = to_version(resource), to_checksums(resource).crc32c
+    if crc32c is None:
+        raise ServerFault("an object resource without a CRC32C")
+    return Piece(str(resource["name"]), version.id, version.size_bytes, crc32c, str(resource.get("storageClass") or ""))
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _md5(text: str) -> str | None:
+    try:
+        return b64decode(text, validate=True).hex()
+    except binascii.Error:
+        return None

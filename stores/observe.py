@@ -1,0 +1,90 @@
+"""Looking at both sides of one key, now, and deciding: the only reader behind every decision of the product."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from replication.decide import Observation, decide
+from replication.errors import ObjectNotFound
+from replication.fidelity import Mapped, map_attributes
+from replication.mark import place_digest
+from replication.models import Decision, ObjectInfo
+from replication.routes import Route
+from stores.registry import Stores
+from stores.transfer import Place
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Both sides of a key, what the replica should look like, and what to do. `mapped` is None without a source."""
+
+    route: Route
+    source: Place
+    destination: Place
+    source_info: ObjectInfo | None
+    replica_info: ObjectInfo | None
+    mapped: Mapped | None
+    source_place: str
+    replica_place: str
+    decision: Decision
+
+
+def places(route: Route, key: str, stores: Stores) -> tuple[Place, Place]:
+    """Where the object stands and where its replica does."""
+    settings = route.settings
+    source = Place(stores.get(settings.source.store), settings.source.bucket, key)
+    destination = Place(stores.get(settings.destination.store), settings.destination.bucket, route.destination_key(key))
+    return source, destination
+
+
+async def observe(route: Route, key: str, stores: Stores) -> View:
+    """Reads both sides at once. Raises whatever keeps either from being known: nothing is decided on half a view."""
+    source, destination = places(route, key, stores)
+    async with asyncio.TaskGroup() as looks:
+        left = looks.create_task(head_or_absent(source))
+        right = looks.create_task(head_or_absent(destination))
+    return _view(route, source, destination, left.result(), right.result())
+
+
+async def head_or_absent(place: Place) -> ObjectInfo | None:
+    """The object, or None on the store's positive word that it is not there."""
+    try:
+        return await place.store.head(place.bucket, place.key)
+    except ObjectNotFound:
+        return None
+
+
+def _view(route: Route, source: Place, destination: Place, info: ObjectInfo | None, replica: ObjectInfo | None) -> View:
+    settings = route.settings
+    mapped = _mapped(route, source, destination, info) if info is not None else None
+    source_place, replica_place = place_digest(route.source_id, source.key), place_digest(route.destination_id, destination.key)
+    seen = Observation(
+        source=info,
+        replica=replica,
+        route=route.name,
+        source_place=source_place,
+        replica_place=replica_place,
+        destination_id=route.destination_id,
+        overwrite=settings.overwrite,
+        deletes=settings.deletes_mode,
+        foreign=settings.foreign,
+        wanted=mapped.attributes if mapped else None,
+        compare_tags=settings.tags == "copy",
+        case_insensitive_metadata=destination.store.limits.metadata_ascii,
+    )
+    return View(route, source, destination, info, replica, mapped, source_place, replica_place, decide(seen))
+
+
+def _mapped(route: Route, source: Place, destination: Place, info: ObjectInfo) -> Mapped:
+    settings = route.settings
+    return map_attributes(
+        info.attributes,
+        source_kind=source.store.kind,
+        destination_kind=destination.store.kind,
+        destination_limits=destination.store.limits,
+        storage_class=settings.storage_class,
+        storage_class_map=settings.storage_class_map,
+        tags=settings.tags,
+        tag_metadata_prefix=settings.tag_metadata_prefix,
+    )

@@ -1,0 +1,206 @@
+"""How bytes become a file: written beside it, synced, and given its name in one step if a condition holds."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from replication.errors import BucketNotFound, IntegrityMismatch, KeyCollision, PreconditionFailed, ServerFault
+from replication.limits import MIB
+from replication.models import Attributes, Checksums, Condition, ObjectInfo, Version
+from stores import sidecar
+from stores.beneath import bucket_directory, locked, make_directories, mapped, prune, remove, rename_new, split_key, status
+from stores.body import Body
+from stores.sidecar import Record
+
+PIECE = MIB
+"""Bytes that one call in a thread reads or writes: small enough to cancel soon, large enough to cost nothing."""
+MAX_CHUNKS = 512
+"""Buffers of one vectored write; the kernel takes 1,024."""
+MAKE_ATTEMPTS = 10
+CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What is to be published, and when. `on_step` is told each step that has been passed."""
+
+    size_bytes: int
+    crc32c: int
+    attributes: Attributes
+    condition: Condition
+    on_step: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An open temporary file and the name that it is to have. The descriptors belong to the caller."""
+
+    folder: int
+    temporary: bytes
+    fd: int
+    name: bytes
+    key: str
+
+
+def no_step(step: str) -> None:
+    """The `on_step` of every store that is not being tested."""
+
+
+def version_of(file: os.stat_result) -> Version:
+    """What identifies a file's content: inode, size, and both times to the nanosecond.
+
+    A change in place within one tick of the kernel's clock (1-10 ms) that keeps the size cannot be told."""
+    modified = None
+    with suppress(OverflowError, ValueError, OSError):
+        modified = datetime.fromtimestamp(file.st_mtime, UTC)
+    identity = f"{file.st_ino:x}-{file.st_size:x}-{file.st_mtime_ns:x}-{file.st_ctime_ns:x}"
+    return Version(file.st_size, id=identity, modified=modified)
+
+
+def check_condition(condition: Condition, there: os.stat_result | None, key: str) -> None:
+    """`KeyCollision` where something else than a file stands, `PreconditionFailed` where the condition does not hold."""
+    if there is not None and not stat.S_ISREG(there.st_mode):
+        what = f"the directory {key + '/'!r}" if stat.S_ISDIR(there.st_mode) else "something that is not a regular file"
+        raise KeyCollision(f"{key!r}: {what} stands there")
+    if condition.kind == "absent" and there is not None:
+        raise PreconditionFailed(f"{key!r} exists")
+    if condition.kind == "match":
+        wanted = condition.version.id if condition.version else ""
+        if there is None or version_of(there).id != wanted:
+            raise PreconditionFailed(f"{key!r} is {'absent' if there is None else 'another version'}")
+
+
+async def batches(body: Body) -> AsyncIterator[list[bytes]]:
+    """The body in lists of chunks of about `PIECE` bytes; checked against the checksum that it announced."""
+    batch: list[bytes] = []
+    size = 0
+    async for chunk in body:
+        batch.append(chunk)
+        size += len(chunk)
+        if size >= PIECE or len(batch) >= MAX_CHUNKS:
+            yield batch
+            batch, size = [], 0
+    if body.known_crc32c is not None and body.digest.crc32c != body.known_crc32c:
+        raise IntegrityMismatch(f"received CRC32C {body.digest.crc32c:08x}, announced {body.known_crc32c:08x}")
+    if batch:
+        yield batch
+
+
+def write_at(fd: int, chunks: list[bytes], offset: int) -> int:
+    """Writes all of `chunks` at `offset`; returns where they end."""
+    end = offset + sum(map(len, chunks))
+    offset += os.pwritev(fd, chunks, offset)
+    while offset < end:  # a short write: a signal, or a disk that is full with the next call
+        rest = b"".join(chunks)[offset - end :]
+        offset += os.pwrite(fd, rest, offset)
+    return end
+
+
+def create_beside(bucket: int, parents: list[bytes], temporary: bytes, key: str) -> tuple[int, int, int]:
+    """A new file in the directory of `key`: (directory, file, how many directories were made).
+
+    Repeated when a deletion prunes the directory between the two steps."""
+    for _ in range(MAKE_ATTEMPTS):
+        try:
+            folder, made = make_directories(bucket, parents, key)
+        except FileNotFoundError:
+            continue
+        try:
+            return folder, os.open(temporary, CREATE, 0o666, dir_fd=folder), made
+        except FileNotFoundError:
+            os.close(folder)
+        except BaseException:
+            os.close(folder)
+            raise
+    raise ServerFault(f"{key!r}: its directory is removed as often as it is made")
+
+
+def publish(bucket: int, file: Written, commit: Commit) -> ObjectInfo:
+    """The temporary file becomes the object in one step, with its record, if the condition holds under the bucket's lock."""
+    os.fsync(file.fd)
+    commit.on_step("synced")
+    on_disk = os.fstat(file.fd)
+    if on_disk.st_size != commit.size_bytes:
+        raise IntegrityMismatch(f"{file.key!r}: {on_disk.st_size} bytes reached the disk, expected {commit.size_bytes}")
+    attributes = replace(commit.attributes, tags=commit.attributes.tags or {})
+    record = Record(on_disk.st_size, on_disk.st_mtime_ns, commit.crc32c, attributes)
+    with locked(bucket):
+        # Looked at before the record is kept: a sidecar of a refused write must not replace that of the object there.
+        check_condition(commit.condition, status(file.folder, file.name), file.key)
+        in_file = sidecar.save(file.folder, file.name, file.fd, record)
+        os.fsync(file.fd)
+        commit.on_step("recorded")
+        try:
+            _rename(file, commit.condition)
+        except BaseException:
+            if status(file.folder, file.name) is None:
+                sidecar.forget(file.folder, file.name)
+            raise
+        commit.on_step("renamed")
+        if in_file:
+            sidecar.forget(file.folder, file.name)
+    os.fsync(file.folder)
+    commit.on_step("published")
+    return ObjectInfo(file.key, version_of(os.fstat(file.fd)), attributes, Checksums(crc32c=commit.crc32c))
+
+
+def _rename(file: Written, condition: Condition) -> None:
+    """A creation that loses to another program fails here; where the file system cannot tell, the lock's promise remains."""
+    try:
+        if condition.kind == "absent" and rename_new(file.folder, file.temporary, file.name):
+            return
+    except FileExistsError as error:
+        check_condition(condition, status(file.folder, file.name), file.key)
+        raise PreconditionFailed(f"{file.key!r} existed for a moment") from error
+    os.rename(file.temporary, file.name, src_dir_fd=file.folder, dst_dir_fd=file.folder)
+
+
+class Incoming:
+    """A temporary file on its way to a key. Every method runs in a thread; `discard` undoes whatever was reached."""
+
+    def __init__(self, root: str, bucket: str, key: str, temporary: bytes, on_step: Callable[[str], None]) -> None:
+        self._parents, self._name = split_key(key)
+        self._root, self._bucket, self._key, self._temporary = root, bucket, key, temporary
+        self._on_step = on_step
+        self._folder = self._fd = -1
+        self._made = self._end = 0
+
+    def write(self, chunks: list[bytes]) -> None:
+        with mapped(self._key):
+            if self._fd < 0:
+                self._open()
+            self._end = write_at(self._fd, chunks, self._end)
+        self._on_step("written")
+
+    def publish(self, size_bytes: int, crc32c: int, attributes: Attributes, condition: Condition) -> ObjectInfo:
+        with mapped(self._key), bucket_directory(self._root, self._bucket) as bucket:
+            if self._fd < 0:
+                self._open()
+            file = Written(self._folder, self._temporary, self._fd, self._name, self._key)
+            info = publish(bucket, file, Commit(size_bytes, crc32c, attributes, condition, self._on_step))
+            self.close()
+        return info
+
+    def discard(self) -> None:
+        with suppress(OSError):
+            if self._folder >= 0:
+                remove(self._folder, self._temporary)
+        self.close()
+        if self._made:
+            with suppress(BucketNotFound, OSError), bucket_directory(self._root, self._bucket) as bucket:
+                prune(bucket, self._parents, self._made)
+
+    def close(self) -> None:
+        for fd in (self._fd, self._folder):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._folder = -1
+
+    def _open(self) -> None:
+        with bucket_directory(self._root, self._bucket) as bucket:
+            self._folder, self._fd, self._made = create_beside(bucket, self._parents, self._temporary, self._key)

@@ -1,0 +1,179 @@
+"""S3's headers: attributes, conditions and pins into a request, an object's description out of an answer. Pure."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote
+
+from replication.errors import MetadataUnrepresentable, ServerFault
+from replication.models import Attributes, Checksums, Condition, ObjectInfo, Version
+from stores.checksum import decode_crc
+from stores.s3xml import unquote_etag
+from stores.signing import encode_key
+
+CRC32C = "x-amz-checksum-crc32c"
+META = "x-amz-meta-"
+FULL_OBJECT = {"x-amz-checksum-algorithm": "CRC32C", "x-amz-checksum-type": "FULL_OBJECT"}
+
+_STANDARD = (
+    ("content_type", "content-type"),
+    ("content_encoding", "content-encoding"),
+    ("content_disposition", "content-disposition"),
+    ("content_language", "content-language"),
+    ("cache_control", "cache-control"),
+    ("expires", "expires"),
+    ("storage_class", "x-amz-storage-class"),
+)
+_PLAIN = re.compile(r"(?:[!-~](?:[ -~\t]*[!-~])?)?")
+"""A header value that arrives as it was sent: printable ASCII without blanks at either end."""
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_ENCODED_WORDS = re.compile(r"=\?[\w-]+\?[bBqQ]\?[^?]*\?=(?:\s+=\?[\w-]+\?[bBqQ]\?[^?]*\?=)*")
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+
+
+# --- into a request --------------------------------------------------------------------------------------------------
+
+
+def attribute_headers(attributes: Attributes) -> dict[str, str]:
+    """The headers that set `attributes`, tags included. `MetadataUnrepresentable` for what a header cannot carry.
+
+    A metadata value that is not ASCII is sent as an RFC 2047 word, the form in which S3 shows such values itself.
+    """
+    headers = {header: _plain(header, value) for field, header in _STANDARD if (value := getattr(attributes, field))}
+    for name, value in attributes.metadata.items():
+        header = META + name.lower()
+        if not _TOKEN.fullmatch(name):
+            raise MetadataUnrepresentable(f"metadata name {name!r} cannot be a header")
+        if header in headers:
+            raise MetadataUnrepresentable(f"metadata name {name!r} differs from another only in case")
+        headers[header] = _plain(header, value if value.isascii() else _encode_word(value))
+    if attributes.tags:
+        headers["x-amz-tagging"] = "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in attributes.tags.items())
+    return headers
+
+
+def _plain(header: str, value: str) -> str:
+    if not _PLAIN.fullmatch(value):
+        raise MetadataUnrepresentable(f"the value of {header} is not plain ASCII text, or begins or ends with a blank")
+    return value
+
+
+def _encode_word(value: str) -> str:
+    return f"=?UTF-8?B?{base64.b64encode(value.encode()).decode()}?="
+
+
+def condition_headers(condition: Condition) -> dict[str, str]:
+    """The fence of a write at its destination."""
+    if condition.kind == "absent":
+        return {"if-none-match": "*"}
+    if condition.kind == "match" and condition.version is not None:
+        return {"if-match": quoted(condition.version)}
+    return {}
+
+
+def quoted(version: Version) -> str:
+    return f'"{version.etag}"'
+
+
+def source_headers(bucket: str, key: str, pin: Version) -> dict[str, str]:
+    """The source of a server-side copy, pinned by versionId where there is one and by ETag."""
+    source = f"/{bucket}/{encode_key(key)}" + (f"?versionId={quote(pin.id, safe='')}" if pin.id else "")
+    return {"x-amz-copy-source": source, "x-amz-copy-source-if-match": quoted(pin)}
+
+
+def replace_headers(attributes: Attributes) -> dict[str, str]:
+    """Attributes of a copy, replacing the source's; tags stay the source's where they are None."""
+    directives = {"x-amz-metadata-directive": "REPLACE"}
+    if attributes.tags is not None:
+        directives["x-amz-tagging-directive"] = "REPLACE"
+    return attribute_headers(attributes) | directives
+
+
+# --- out of an answer ------------------------------------------------------------------------------------------------
+
+
+def object_info(key: str, headers: Mapping[str, str]) -> ObjectInfo:
+    """The object that a HEAD describes (tags not read). `headers` ignores case.
+
+    Raises `MetadataUnrepresentable` where S3 withholds metadata that no header can carry (`x-amz-missing-meta`).
+    """
+    if headers.get("x-amz-missing-meta", "0") != "0":
+        raise MetadataUnrepresentable("S3 withholds metadata that a header cannot carry (x-amz-missing-meta)")
+    try:
+        size = int(headers["Content-Length"])
+        modified = parsedate_to_datetime(headers["Last-Modified"])
+    except (KeyError, ValueError) as error:
+        raise ServerFault("HEAD answered without a size or a time") from error
+    version = Version(size, unquote_etag(headers.get("ETag", "")), version_id(headers), modified=modified)
+    return ObjectInfo(key, version, _attributes(headers), checksums(headers), _archived(headers))
+
+
+def version_id(headers: Mapping[str, str]) -> str:
+    """The versionId, or "" where there is none; the `null` version can be overwritten and so identifies nothing."""
+    told = headers.get("x-amz-version-id", "")
+    return "" if told == "null" else told
+
+
+def _attributes(headers: Mapping[str, str]) -> Attributes:
+    values: dict[str, Any] = {field: _text(headers[header]) for field, header in _STANDARD if header in headers}
+    values["content_encoding"] = without_framing(values.get("content_encoding", ""))
+    metadata = {name[len(META) :].lower(): decode_value(value) for name, value in headers.items() if name[: len(META)].lower() == META}
+    return replace(Attributes(metadata=metadata), **values)
+
+
+def without_framing(encoding: str) -> str:
+    """A Content-Encoding without `aws-chunked`, which describes an upload's wire format and never the object."""
+    if "aws-chunked" not in encoding:
+        return encoding
+    return ",".join(part for raw in encoding.split(",") if (part := raw.strip()) and part != "aws-chunked")
+
+
+def _text(value: str) -> str:
+    """Header bytes as text: UTF-8 where they are (aiohttp decodes so), else ISO 8859-1."""
+    return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("utf-8" if _is_utf8(value) else "latin-1")
+
+
+def _is_utf8(value: str) -> bool:
+    return not any("\udc80" <= char <= "\udcff" for char in value)
+
+
+def decode_value(value: str) -> str:
+    """A metadata value as it was meant: RFC 2047 words decoded, but only those that stand for something not ASCII, so
+    that writing the value again gives the same header."""
+    if not _ENCODED_WORDS.fullmatch(value):
+        return _text(value)
+    try:
+        decoded = str(make_header(decode_header(value)))
+    except (HeaderParseError, LookupError, ValueError):
+        return value
+    return value if decoded.isascii() else decoded
+
+
+def checksums(headers: Mapping[str, str]) -> Checksums:
+    """Full-object checksums of an answer: none of a composite one, MD5 only where the ETag is known to be it."""
+    etag = unquote_etag(headers.get("ETag", ""))
+    opaque = headers.get("x-amz-server-side-encryption", "").startswith("aws:kms")
+    opaque = opaque or "x-amz-server-side-encryption-customer-algorithm" in headers
+    md5 = etag if _MD5.fullmatch(etag) and not opaque else None
+    if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
+        return Checksums(md5=md5)
+    return Checksums(_crc(headers, "crc32c"), _crc(headers, "crc64nvme"), _crc(headers, "crc32"), md5)
+
+
+def _crc(headers: Mapping[str, str], kind: str) -> int | None:
+    told = headers.get(f"x-amz-checksum-{kind}")
+    return decode_crc(told) if told else None
+
+
+def _archived(headers: Mapping[str, str]) -> bool:
+    if headers.get("x-amz-storage-class", "") not in _ARCHIVES and "x-amz-archive-status" not in headers:
+        return False
+    return 'ongoing-request="false"' not in headers.get("x-amz-restore", "")

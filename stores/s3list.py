@@ -1,0 +1,175 @@
+"""Listings in byte order: checked where the endpoint keeps that order, restored where it lists folder by folder.
+
+S3 lists keys in the order of their UTF-8 bytes. Endpoints that stand on a file system (SeaweedFS) list each folder as
+if `/` sorted before every other character: `a/b` comes before `a-b`, although `-` is smaller than `/`. For those, a
+subtree that fits one page is sorted in memory and a larger one is walked level by level, so that memory stays bounded.
+Code points of Python strings compare as UTF-8 bytes do, so keys are compared as they are.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import AsyncIterator, Sequence
+from itertools import pairwise
+
+from replication.errors import ServerFault
+from replication.keys import is_reserved
+from replication.models import ListedObject
+from stores.s3wire import S3Wire
+from stores.s3xml import ListingPage, parse_listing
+
+MAX_PAGE = 1000
+
+
+def folder_order(key: str) -> str:
+    """The sort key of an endpoint that lists folder by folder."""
+    return key.replace("/", "\0")
+
+
+class S3Listing:
+    """The listings of one endpoint. `by_folder` is set as soon as it is known to list folder by folder."""
+
+    def __init__(self, wire: S3Wire, *, by_folder: bool = False) -> None:
+        self._wire = wire
+        self.by_folder = by_folder
+
+    async def pages(self, bucket: str, prefix: str, start_after: str, page_size: int) -> AsyncIterator[Sequence[ListedObject]]:
+        """Pages of keys in byte order without reserved ones; `ServerFault` where that cannot be had.
+
+        An order that only a folder-by-folder endpoint produces is remembered, so that the next listing is right.
+        """
+        size = min(page_size, MAX_PAGE)
+        source = self._flat(bucket, prefix, start_after, size)
+        async for page in source:
+            if self.by_folder:
+                break
+            if kept := [entry for entry in page if not is_reserved(entry.key)]:
+                yield kept
+        else:
+            return
+        async for page in self._batched(self._walk(bucket, prefix, start_after, size), start_after, size):
+            yield page
+
+    async def _flat(self, bucket: str, prefix: str, start_after: str, size: int) -> AsyncIterator[list[ListedObject]]:
+        """Pages as the endpoint gives them, their order checked, unless the first one shows that it lists by folder."""
+        last, token, first = start_after, "", True
+        while True:
+            page = await self.page(bucket, prefix, size, start_after=start_after if first else "", token=token)
+            if first and self.by_folder:
+                yield []
+                return
+            self._check_order(page.objects, last, prefix)
+            if page.objects:
+                last = page.objects[-1].key
+            yield page.objects
+            if not page.truncated:
+                return
+            token, first = next_token(page, token), False
+
+    def _check_order(self, objects: Sequence[ListedObject], last: str, prefix: str) -> None:
+        keys = [last, *(entry.key for entry in objects)]
+        if not all(key.startswith(prefix) for key in keys[1:]):
+            raise ServerFault("the listing holds a key outside the prefix asked for")
+        broken = next((pair for pair in pairwise(keys) if pair[0] >= pair[1]), None)
+        if broken is None:
+            return
+        self.by_folder = all(folder_order(a) < folder_order(b) for a, b in pairwise(keys) if a)
+        how = "it lists folder by folder" if self.by_folder else "keys repeat or go back"
+        raise ServerFault(f"the listing is not in byte order ({how}): {broken[1]!r} after {broken[0]!r}")
+
+    async def page(
+        self, bucket: str, prefix: str, size: int, *, start_after: str = "", token: str = "", delimiter: str = ""
+    ) -> ListingPage:
+        """One ListObjectsV2 request."""
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(size), "prefix": prefix}
+        optional = {"start-after": "" if token else start_after, "continuation-token": token, "delimiter": delimiter}
+        answer = await self._wire.call("GET", bucket, query=query | {name: value for name, value in optional.items() if value})
+        if answer.headers.get("Server", "").startswith("SeaweedFS"):
+            self.by_folder = True
+        return parse_listing(answer.body)
+
+    # --- endpoints that list by folder -------------------------------------------------------------------------------
+
+    async def _walk(self, bucket: str, prefix: str, start_after: str, size: int) -> AsyncIterator[ListedObject]:
+        """Every key under `prefix` that is greater than `start_after`, in byte order."""
+        page = await self.page(bucket, prefix, size)
+        if not page.truncated:
+            for entry in sorted(page.objects, key=lambda entry: entry.key):
+                if entry.key > start_after:
+                    yield entry
+            return
+        async for item in self._level(bucket, prefix, start_after, size):
+            if isinstance(item, ListedObject):
+                if item.key > start_after:
+                    yield item
+            elif item > start_after or start_after.startswith(item):
+                async for entry in self._walk(bucket, item, start_after, size):
+                    yield entry
+
+    async def _level(self, bucket: str, prefix: str, start_after: str, size: int) -> AsyncIterator[ListedObject | str]:
+        """The keys and folders (as strings that end with `/`) right under `prefix`, in byte order.
+
+        They arrive ordered by name without the `/`. A folder is held back until the names pass it; what is held is a
+        chain of names that extend each other, so it stays short.
+        """
+        held, token = [], ""
+        marker, first = level_marker(prefix, start_after)
+        if first:
+            held.append(first)
+        seen = {first}
+        while True:
+            page = await self.page(bucket, prefix, size, start_after=marker, token=token, delimiter="/")
+            for item in sorted([*page.objects, *page.prefixes], key=_name):
+                while held and held[0] < _name(item):
+                    yield heapq.heappop(held)
+                if isinstance(item, ListedObject):
+                    yield item
+                elif item not in seen:
+                    heapq.heappush(held, item)
+            if not page.truncated:
+                break
+            token = next_token(page, token)
+        while held:
+            yield heapq.heappop(held)
+
+    async def _batched(self, entries: AsyncIterator[ListedObject], start_after: str, size: int) -> AsyncIterator[Sequence[ListedObject]]:
+        batch: list[ListedObject] = []
+        last = start_after
+        async for entry in entries:
+            if entry.key <= last:
+                raise ServerFault(f"the listing is not in byte order: {entry.key!r} after {last!r}")
+            last = entry.key
+            if is_reserved(last):
+                continue
+            batch.append(entry)
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+def next_token(page: ListingPage, token: str) -> str:
+    """The token that continues a truncated page. `ServerFault` for a missing or repeated one, or an empty page."""
+    if not page.token or page.token == token or not (page.objects or page.prefixes):
+        raise ServerFault("the listing is truncated but does not go on")
+    return page.token
+
+
+def _name(item: ListedObject | str) -> str:
+    return item.key if isinstance(item, ListedObject) else item.removesuffix("/")
+
+
+def level_marker(prefix: str, start_after: str) -> tuple[str, str]:
+    """Where a level's listing can start so that nothing greater than `start_after` is missed, and the one folder that
+    this start passes over ("" for none).
+
+    A name that is cut short before a character smaller than `/` may be a folder that sorts behind `start_after`; then
+    the level is listed from its beginning.
+    """
+    if not start_after.startswith(prefix):
+        return "", ""
+    name = start_after[len(prefix) :].partition("/")[0]
+    if not name or any(char < "/" for char in name):
+        return "", ""
+    return prefix + name, prefix + name + "/"

@@ -1,0 +1,238 @@
+"""Signed requests to one S3 endpoint: addressing, credentials, the framing of trailers, and answers as values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiobotocore.session import AioSession
+from botocore.exceptions import BotoCoreError
+
+from replication.errors import CredentialsRefused, IntegrityMismatch, ObjectError, ServerFault
+from stores.checksum import encode_crc
+from stores.http import HttpPlane, connection_error
+from stores.mapping import retry_after, s3_error
+from stores.s3headers import CRC32C
+from stores.s3xml import MAX_DOCUMENT, Fields, is_error, parse_error
+from stores.signing import UNSIGNED_PAYLOAD, Credentials, Signer, encode_key, encode_query
+
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+class CredentialSource(Protocol):
+    async def current(self) -> Credentials:
+        """Credentials that are valid now. `CredentialsRefused` when there are none."""
+
+
+class StaticCredentials:
+    """Credentials that never change."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+    async def current(self) -> Credentials:
+        return self._credentials
+
+
+class DefaultChain:
+    """The default AWS credential chain, resolved at the first request and refreshed as its provider asks."""
+
+    def __init__(self) -> None:
+        self._session = AioSession()
+
+    async def current(self) -> Credentials:
+        try:
+            found = await self._session.get_credentials()
+            frozen = await found.get_frozen_credentials() if found is not None else None
+        except BotoCoreError as error:
+            raise CredentialsRefused(f"the AWS credential chain failed: {type(error).__name__}") from error
+        if frozen is None or not frozen.access_key or not frozen.secret_key:
+            raise CredentialsRefused("the AWS credential chain holds no credentials")
+        return Credentials(frozen.access_key, frozen.secret_key, frozen.token or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the buckets of an endpoint are: `https://host/bucket/key` or `https://bucket.host/key`."""
+
+    scheme: str
+    host: str
+    path: str = ""
+    path_style: bool = True
+
+    @classmethod
+    def of(cls, endpoint: str | None, region: str, path_style: bool | None) -> Address:
+        """AWS's own endpoint of `region` (virtual-hosted) or a given one (path-style), unless told otherwise."""
+        if endpoint is None:
+            suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+            return cls("https", f"s3.{region}.{suffix}", path_style=bool(path_style))
+        parts = urlsplit(endpoint)
+        standard = {"http": 80, "https": 443}.get(parts.scheme)
+        host = (parts.hostname or "").lower()
+        host = f"[{host}]" if ":" in host else host
+        port = f":{parts.port}" if parts.port not in (None, standard) else ""
+        return cls(parts.scheme, host + port, parts.path.rstrip("/"), path_style is not False)
+
+    def locate(self, bucket: str, key: str) -> tuple[str, str]:
+        """Host and encoded path of a key, or of the bucket itself for ""."""
+        tail = f"/{encode_key(key)}"
+        if self.path_style or "." in bucket:
+            return self.host, f"{self.path}/{encode_key(bucket)}{tail if key else ''}"
+        return f"{bucket}.{self.host}", f"{self.path}{tail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer. `what` names its request; `headers` ignore case."""
+
+    what: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def fault(self) -> Fields:
+        """The fields of the `<Error>` in the body, {} where there is none."""
+        return parse_error(self.body) if self.body else {}
+
+    @property
+    def failed(self) -> bool:
+        return self.status >= 300
+
+    def error(self) -> ObjectError:
+        """What the answer means where it is a failure."""
+        fault = self.fault
+        message = fault.get("Message", "")
+        if region := self.headers.get("x-amz-bucket-region") or fault.get("Region"):
+            message = f"{message} (the bucket's region is {region})"
+        status = self.status if self.failed else 500
+        code = fault.get("Code", "") or ("PermanentRedirect" if status in (301, 308) else "")
+        return s3_error(self.what, status, code, message, retry_after_s=retry_after(self.headers.get("Retry-After")))
+
+
+class S3Wire:
+    """Sends signed requests and keeps the connections."""
+
+    def __init__(
+        self,
+        address: Address,
+        region: str,
+        credentials: CredentialSource,
+        *,
+        connections: int,
+        expected_bucket_owner: str | None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._address = address
+        self._signer = Signer(region)
+        self._credentials = credentials
+        self._plane = HttpPlane(connections=connections)
+        self._always = {"x-amz-expected-bucket-owner": expected_bucket_owner} if expected_bucket_owner else {}
+        self._clock = clock
+
+    @asynccontextmanager
+    async def open(
+        self,
+        method: str,
+        bucket: str,
+        key: str = "",
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        data: bytes | AsyncIterator[bytes] | None = None,
+        *,
+        payload: str = UNSIGNED_PAYLOAD,
+        idle_timeout_s: float | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer with its body unread, whatever its status. Header names are lower-case."""
+        host, path = self._address.locate(bucket, key)
+        asked = encode_query(query) if query else ""
+        credentials = await self._credentials.current()
+        plain = {**headers, **self._always} if self._always else headers
+        signed = self._signer.sign(method, host, path, asked, plain, credentials, self._clock(), payload=payload)
+        url = f"{self._address.scheme}://{host}{path or '/'}{'?' + asked if asked else ''}"
+        async with self._plane.request(method, url, signed, data, idle_timeout_s=idle_timeout_s) as response:
+            yield response
+
+    async def send(
+        self,
+        method: str,
+        bucket: str,
+        key: str = "",
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        data: bytes | AsyncIterator[bytes] | None = None,
+        *,
+        payload: str = UNSIGNED_PAYLOAD,
+        idle_timeout_s: float | None = None,
+    ) -> Answer:
+        """One request and its whole answer, whatever its status; at most `MAX_DOCUMENT` bytes of body are taken."""
+        async with self.open(method, bucket, key, query, headers, data, payload=payload, idle_timeout_s=idle_timeout_s) as response:
+            return await read_answer(response)
+
+    async def call(
+        self,
+        method: str,
+        bucket: str,
+        key: str = "",
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        data: bytes | None = None,
+        *,
+        idle_timeout_s: float | None = None,
+    ) -> Answer:
+        """A request whose failure is an error, an `<Error>` that came with status 200 included."""
+        answer = await self.send(method, bucket, key, query, headers, data, idle_timeout_s=idle_timeout_s)
+        if answer.failed or (method in ("PUT", "POST") and is_error(answer.body)):
+            raise answer.error()
+        return answer
+
+    async def close(self) -> None:
+        await self._plane.close()
+
+
+async def read_answer(response: aiohttp.ClientResponse) -> Answer:
+    """The whole answer; `ServerFault` beyond `MAX_DOCUMENT` bytes."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_DOCUMENT:
+            raise ServerFault(f"{response.method}: the answer is larger than {MAX_DOCUMENT} bytes")
+    return Answer(response.method, response.status, response.headers, bytes(body))
+
+
+async def exactly(response: aiohttp.ClientResponse, length: int) -> AsyncIterator[bytes]:
+    """The body's chunks as they come; `IntegrityMismatch` if they are not `length` bytes."""
+    seen = 0
+    try:
+        async for chunk in response.content.iter_any():
+            seen += len(chunk)
+            if seen > length:
+                raise IntegrityMismatch(f"the answer has more than the {length} bytes asked for")
+            yield chunk
+    except aiohttp.ClientPayloadError as error:
+        raise IntegrityMismatch(f"the answer ended after {seen} of {length} bytes") from error
+    except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        raise connection_error(error) from error
+    if seen != length:
+        raise IntegrityMismatch(f"the answer has {seen} bytes, {length} were asked for")
+
+
+# --- aws-chunked framing with a checksum trailer ---------------------------------------------------------------------
+
+
+def framed_length(size_bytes: int) -> int:
+    """Bytes on the wire of a body of `size_bytes` > 0 in one chunk with its CRC32C trailer."""
+    return len(f"{size_bytes:x}\r\n") + size_bytes + len(f"\r\n0\r\n{CRC32C}:{encode_crc(0)}\r\n\r\n")
+
+
+async def framed(chunks: AsyncIterator[bytes], size_bytes: int, crc32c: Callable[[], int]) -> AsyncIterator[bytes]:
+    """The body as one aws-chunk, nothing copied, and its CRC32C (asked for once all has passed) as the trailer."""
+    yield f"{size_bytes:x}\r\n".encode()
+    async for chunk in chunks:
+        yield chunk
+    yield f"\r\n0\r\n{CRC32C}:{encode_crc(crc32c())}\r\n\r\n".encode()

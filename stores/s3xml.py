@@ -1,0 +1,197 @@
+"""S3's XML documents: bounded and safe parsing into values, and the two bodies that S3 wants to be sent.
+
+The peer is not trusted: no entity, document type or network reference is honoured, and the caller bounds the size. A
+document that is not what it should be is a `ServerFault`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import unquote_plus
+
+from lxml import etree
+
+from replication.errors import ServerFault
+from replication.models import ListedObject, OpenUpload, Part, Version
+from stores.checksum import decode_crc, encode_crc
+
+MAX_DOCUMENT = 16 << 20
+"""Bytes. 1,000 keys of 1,024 bytes, each byte percent-encoded, are 3 MiB."""
+
+_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+Fields = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ListingPage:
+    """One page of a listing; `prefixes` are the common prefixes, `token` continues it where it is truncated."""
+
+    objects: list[ListedObject]
+    prefixes: list[str]
+    truncated: bool
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartsPage:
+    parts: list[Part]
+    truncated: bool
+    marker: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadsPage:
+    uploads: list[OpenUpload]
+    truncated: bool
+    key_marker: str
+    id_marker: str
+
+
+def _parse(body: bytes, name: str) -> etree._Element:
+    """The root of a document that must be a `name`."""
+    if len(body) > MAX_DOCUMENT:
+        raise ServerFault(f"{name}: the answer is larger than {MAX_DOCUMENT} bytes")
+    parser = etree.XMLParser(
+        resolve_entities=False, no_network=True, huge_tree=False, load_dtd=False, remove_comments=True, remove_pis=True
+    )
+    try:
+        root = etree.fromstring(body.strip(), parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise ServerFault(f"{name}: the answer is not XML") from error
+    info = root.getroottree().docinfo
+    if info is not None and info.doctype:
+        raise ServerFault(f"{name}: the answer declares a document type")
+    if _local(root.tag) != name:
+        raise ServerFault(f"expected a {name}, the answer is a {_local(root.tag)}")
+    return root
+
+
+def _local(tag: str) -> str:
+    return tag.rpartition("}")[2]
+
+
+def _fields(node: etree._Element) -> Fields:
+    """The text of a node's children by local name, the last of each."""
+    return {child.tag.rpartition("}")[2]: child.text or "" for child in node}
+
+
+def _named(root: etree._Element, name: str) -> Iterator[Fields]:
+    return (_fields(child) for child in root if _local(child.tag) == name)
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ServerFault(f"not a time: {text[:40]!r}") from error
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise ServerFault(f"not a number: {text[:40]!r}")
+    return int(text)
+
+
+def unquote_etag(etag: str) -> str:
+    """An ETag without its quotation marks."""
+    return etag.strip('"')
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def parse_error(body: bytes) -> Fields:
+    """The fields of an `<Error>` (`Code`, `Message`, `Region`, …); {} for anything that is not one."""
+    try:
+        return _fields(_parse(body, "Error"))
+    except ServerFault:
+        return {}
+
+
+def is_error(body: bytes) -> bool:
+    """True for an `<Error>` document, which CopyObject and CompleteMultipartUpload also send with status 200."""
+    return bool(body) and bool(parse_error(body))
+
+
+def parse_listing(body: bytes) -> ListingPage:
+    """A ListObjectsV2 answer. Keys are decoded only where the answer says that they are encoded: S3 then writes a
+    space as `+`."""
+    root = _parse(body, "ListBucketResult")
+    top = _fields(root)
+    encoded = top.get("EncodingType") == "url"
+    objects = [_listed(fields, encoded) for fields in _named(root, "Contents")]
+    prefixes = [_text(fields["Prefix"], encoded) for fields in _named(root, "CommonPrefixes") if "Prefix" in fields]
+    return ListingPage(objects, prefixes, top.get("IsTruncated") == "true", top.get("NextContinuationToken", ""))
+
+
+def _listed(fields: Fields, encoded: bool) -> ListedObject:
+    try:
+        key = _text(fields["Key"], encoded)
+        version = Version(_number(fields["Size"]), unquote_etag(fields.get("ETag", "")), modified=_time(fields["LastModified"]))
+    except KeyError as error:
+        raise ServerFault(f"an entry of the listing lacks its {error}") from error
+    return ListedObject(key, version, storage_class=fields.get("StorageClass", ""))
+
+
+def _text(text: str, encoded: bool) -> str:
+    if not encoded:
+        return text
+    try:
+        return unquote_plus(text, errors="strict")
+    except UnicodeDecodeError as error:
+        raise ServerFault("the listing holds a key that is not UTF-8") from error
+
+
+def parse_parts(body: bytes) -> PartsPage:
+    root = _parse(body, "ListPartsResult")
+    top = _fields(root)
+    parts = [
+        Part(
+            _number(fields.get("PartNumber", "")),
+            _number(fields.get("Size", "")),
+            unquote_etag(fields.get("ETag", "")),
+            decode_crc(fields["ChecksumCRC32C"]) if fields.get("ChecksumCRC32C") else None,
+        )
+        for fields in _named(root, "Part")
+    ]
+    return PartsPage(parts, top.get("IsTruncated") == "true", top.get("NextPartNumberMarker", ""))
+
+
+def parse_uploads(body: bytes) -> UploadsPage:
+    root = _parse(body, "ListMultipartUploadsResult")
+    top = _fields(root)
+    encoded = top.get("EncodingType") == "url"
+    uploads = [
+        OpenUpload(_text(fields.get("Key", ""), encoded), fields.get("UploadId", ""), _time(fields.get("Initiated", "")))
+        for fields in _named(root, "Upload")
+    ]
+    key_marker = _text(top.get("NextKeyMarker", ""), encoded)
+    return UploadsPage(uploads, top.get("IsTruncated") == "true", key_marker, top.get("NextUploadIdMarker", ""))
+
+
+def parse_result(body: bytes, name: str) -> Fields:
+    """The fields of a flat result such as `CopyObjectResult` or `CompleteMultipartUploadResult`."""
+    return _fields(_parse(body, name))
+
+
+def parse_tags(body: bytes) -> dict[str, str]:
+    root = _parse(body, "Tagging")
+    tags = (_fields(tag) for group in root if _local(group.tag) == "TagSet" for tag in group)
+    return {fields.get("Key", ""): fields.get("Value", "") for fields in tags}
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def complete_document(parts: Sequence[Part], *, checksums: bool) -> bytes:
+    """The body of CompleteMultipartUpload, with each part's CRC32C where it is known and `checksums` is set."""
+    root = etree.Element("CompleteMultipartUpload", xmlns=_NAMESPACE)
+    for part in parts:
+        node = etree.SubElement(root, "Part")
+        etree.SubElement(node, "PartNumber").text = str(part.number)
+        etree.SubElement(node, "ETag").text = f'"{part.etag}"'
+        if checksums and part.crc32c is not None:
+            etree.SubElement(node, "ChecksumCRC32C").text = encode_crc(part.crc32c)
+    return etree.tostring(root)

@@ -1,0 +1,154 @@
+"""What a file cannot say by itself: an object's attributes and checksum, in an extended attribute or a file beside it.
+
+The record names the size and the modification time of the bytes that it was written for. Once somebody changes the
+file in place it describes nothing any more, neither checksum nor origin mark, and the file stands without attributes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import mimetypes
+import os
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from replication.keys import RESERVED_NAME
+from replication.models import Attributes
+from stores.beneath import open_regular, remove
+
+XATTR = b"user.drayage"
+MAX_RECORD_BYTES = 1 << 20
+
+_NO_ROOM = (errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.ENOTSUP, errno.EPERM, errno.EDQUOT)
+_TYPES = mimetypes.MimeTypes()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Attributes and CRC32C (None: unknown) of the bytes of `size_bytes` last modified at `mtime_ns`."""
+
+    size_bytes: int
+    mtime_ns: int
+    crc32c: int | None
+    attributes: Attributes
+
+    def describes(self, file: os.stat_result) -> bool:
+        return (self.size_bytes, self.mtime_ns) == (file.st_size, file.st_mtime_ns)
+
+    def encode(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, text: bytes) -> Record | None:
+        """None for anything that no version of this product wrote."""
+        try:
+            raw: dict[str, Any] = json.loads(text)
+            known = {field.name for field in dataclasses.fields(Attributes)}
+            attributes = Attributes(**{name: value for name, value in raw["attributes"].items() if name in known})
+            record = cls(raw["size_bytes"], raw["mtime_ns"], raw["crc32c"], attributes)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+        return record if _is_sound(record) else None
+
+
+def _is_sound(record: Record) -> bool:
+    numbers = (record.size_bytes, record.mtime_ns, record.crc32c or 0)
+    pairs = [record.attributes.metadata, record.attributes.tags or {}]
+    texts = [value for name, value in dataclasses.asdict(record.attributes).items() if name not in ("metadata", "tags")]
+    if not all(isinstance(number, int) for number in numbers) or not all(isinstance(pair, dict) for pair in pairs):
+        return False
+    texts += [text for pair in pairs for item in pair.items() for text in item]
+    return all(isinstance(text, str) for text in texts)
+
+
+def sidecar_name(name: bytes) -> bytes:
+    """The file beside `name` that holds its record where extended attributes do not."""
+    return f"{RESERVED_NAME}{hashlib.sha256(name).hexdigest()[:32]}.meta".encode()
+
+
+def load(folder: int, name: bytes, fd: int) -> Record | None:
+    """The record of the open file `fd`, which stands as `name` in `folder`, if one describes its present bytes."""
+    file = os.fstat(fd)
+    for text in (_from_xattr(fd), _from_sidecar(folder, name)):
+        record = Record.decode(text) if text is not None else None
+        if record is not None and record.describes(file):
+            return record
+    return None
+
+
+def save(folder: int, name: bytes, fd: int, record: Record) -> bool:
+    """Keeps `record` for `fd`, durably once `fd` and `folder` are synced. True: in the file itself, so that no sidecar is needed.
+
+    A file with a second name gets a sidecar: an extended attribute would reach whoever holds the other name."""
+    text = record.encode()
+    if os.fstat(fd).st_nlink == 1:
+        try:
+            os.setxattr(fd, XATTR, text)
+            return True
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+    # Where a shorter record was, it must not outlive this one.
+    with suppress(OSError):
+        os.removexattr(fd, XATTR)
+    _write_sidecar(folder, sidecar_name(name), text)
+    return False
+
+
+def forget(folder: int, name: bytes) -> None:
+    """Removes the sidecar of `name`, if there is one."""
+    remove(folder, sidecar_name(name))
+
+
+def attributes_of(record: Record | None, name: bytes, *, tags: bool) -> Attributes:
+    """The attributes as a HEAD shows them; a file that was not written by this product has the type of its extension."""
+    if record is None:
+        return Attributes(content_type=guess_type(name), tags={} if tags else None)
+    return replace(record.attributes, tags=(record.attributes.tags or {}) if tags else None)
+
+
+def guess_type(name: bytes) -> str:
+    """The media type of a file's extension, by Python's own table (not the host's); "" if unknown."""
+    kind, encoding = _TYPES.guess_type(name.decode(errors="replace"))
+    if encoding is not None:
+        # The bytes are the compressed ones: `x.csv.gz` is a gzip file, not CSV.
+        return "application/gzip" if encoding == "gzip" else "application/octet-stream"
+    return kind or ""
+
+
+def _from_xattr(fd: int) -> bytes | None:
+    try:
+        return os.getxattr(fd, XATTR)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP, errno.EPERM):
+            return None
+        raise
+
+
+def _from_sidecar(folder: int, name: bytes) -> bytes | None:
+    try:
+        fd = open_regular(folder, sidecar_name(name))
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        return file.read(MAX_RECORD_BYTES)
+
+
+def _write_sidecar(folder: int, name: bytes, text: bytes) -> None:
+    """Replaces a sidecar in one step: a reader finds the old one or the new one."""
+    temporary = name + b".new"
+    remove(folder, temporary)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=folder)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(fd)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError:
+        remove(folder, temporary)
+        raise

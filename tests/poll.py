@@ -1,0 +1,36 @@
+"""Waiting for a state instead of sleeping: poll a condition until it holds or a deadline passes."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+Found = TypeVar("Found")
+
+INTERVAL_S = 0.02
+
+
+async def eventually(
+    predicate: Callable[[], Found | Awaitable[Found]], timeout_s: float = 10.0, *, interval_s: float = INTERVAL_S
+) -> Found:
+    """The first true value of `predicate`, plain or asynchronous. Fails with the last value after `timeout_s`.
+
+    An AssertionError in the predicate means "not yet" and is raised as it is when the time is up."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        late = time.monotonic() >= deadline
+        try:
+            outcome = predicate()
+            value: Found = await outcome if inspect.isawaitable(outcome) else outcome
+        except AssertionError:
+            if late:
+                raise
+        else:
+            if value:
+                return value
+            if late:
+                raise AssertionError(f"not within {timeout_s} s; the last value was {value!r}")
+        await asyncio.sleep(interval_s)

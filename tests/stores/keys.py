@@ -1,0 +1,100 @@
+"""Object names that libraries, protocols and file systems are known to change: rclone's encoding list and our own finds.
+
+Each is a legal S3 name. A store holds it byte for byte or refuses it by name.
+"""
+
+from __future__ import annotations
+
+ODD_KEYS: dict[str, str] = {
+    # structure
+    "double-slash": "a//b",
+    "triple-slash": "deep///b",
+    "leading-slash": "/lead",
+    "trailing-slash": "dir/",
+    "only-slash": "/",
+    "dot": ".",
+    "dot-dot": "..",
+    "dot-segment": "x/./y",
+    "dot-dot-segment": "x/../y",
+    "escape": "../x",
+    "deep-escape": "../../../../etc/passwd",
+    "absolute": "/etc/passwd",
+    "hidden": ".hidden",
+    "three-dots": "...",
+    "well-known": ".well-known/acme-challenge/token",
+    "backslash": "win\\dows\\path",
+    "drive": "C:/x",
+    # whitespace and controls
+    "leading-space": " lead",
+    "trailing-space": "trail ",
+    "space-segment": "p/ /q",
+    "newline": "new\nline",
+    "carriage-return": "carriage\rreturn",
+    "trailing-newline": "end\n",
+    "tab": "t\tab",
+    "vertical-tab": "\x0bvt",
+    "delete": "del\x7f",
+    "controls": "ctl\x01\x02\x1f",
+    "no-break-space": "nb\u00a0sp",
+    # what URLs and queries change
+    "plus": "a+b",
+    "space-and-plus": "a b+c",
+    "percent": "100%",
+    "percent-encoded-slash": "a%2Fb",
+    "percent-encoded-dot": "test%46.txt",
+    "double-encoded": "a%252Fb",
+    "query": "q?x=1&y=2",
+    "fragment": "f#g",
+    "brackets": "[a]{b}",
+    "quotes": 'it\'s "so"',
+    "angle": "<k>&amp;</k>",
+    "delimiters": "a;b,c:d@e!f$g(h)*i=j",
+    "tilde": "~user",
+    "caret-pipe": "a^b|c`d",
+    # Unicode
+    "nfc": "caf\u00e9-nfc",
+    "nfd": "cafe\u0301-nfd",
+    "cjk": "文件/名",
+    "emoji": "rocket-🚀",
+    "astral": "\U00010000",
+    "last-of-bmp": "\uffee",
+    "right-to-left": "שלום\u202e",
+    "zero-width": "a\u200bb",
+    "byte-order-mark": "\ufeffbom",
+    # lengths
+    "component-255": "c" * 255,
+    "component-256": "d" * 256,
+    "key-1024": "/".join(["e" * 204] * 5),
+    "key-1024-flat": "f" * 1024,
+    "many-segments": "/".join("g" * 300),
+    "long-unicode": "é" * 127,
+    # names that mean something to this product or to a server
+    "reserved-name": ".drayage.x.tmp",
+    "reserved-name-below": "y/.drayage.x.meta",
+    "nearly-reserved": ".drayagex",
+    "upload-folder": ".uploads/x",
+    "xml-like": "&lt;x&gt;",
+    "partial-suffix": "file.partial",
+    "null-word": "null",
+}
+
+TRAVERSALS: list[str] = [
+    "..",
+    "../outside",
+    "../../outside",
+    "a/../../outside",
+    "a/b/../../../outside",
+    "./../outside",
+    "/outside",
+    "//outside",
+    "a//../outside",
+    "..//outside",
+    "a/..",
+    ".",
+    "a/.",
+    "",
+    "a\0b",
+    "a/\0/../outside",
+    "\ud800",
+]
+"""Keys that would leave the bucket if anything joined and normalised them. All must be refused."""

@@ -1,0 +1,143 @@
+"""Runs a worker until SIGTERM or SIGINT: `python worker.py [--role all|control|transfer] [--config PATH]`.
+
+`control` runs the workflows and the activities that look, decide, publish and sweep; `transfer` moves bytes. Both poll
+their own task queue, so that a fleet can scale them apart. This is the only place that wires things.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
+from temporalio.worker import Worker
+
+from activities import metrics
+from activities._boundary import Boundary
+from activities.housekeeping import HousekeepingActivities
+from activities.objects import ObjectActivities
+from replication.errors import SettingsError
+from replication.logs import configure_logging
+from replication.settings import Settings, load_settings
+from stores.registry import Stores
+from workflows.client import TemporalUnreachable, connect, ensure_search_attributes
+from workflows.housekeeping import Housekeeping
+from workflows.object import ReplicateObject
+
+log = logging.getLogger("drayage.worker")
+
+HEARTBEAT_THROTTLE = timedelta(seconds=5)
+WORKFLOWS: Sequence[type] = (ReplicateObject, Housekeeping)
+
+
+def build_workers(client: Client, settings: Settings, stores: Stores, role: str) -> list[Worker]:
+    """The workers of a role, not yet running."""
+    objects = ObjectActivities(settings, stores)
+    sweeps = HousekeepingActivities(settings, stores, client)
+    control: list[Callable[..., Any]] = [
+        objects.settle_object, objects.complete_copy, objects.abort_copy, sweeps.list_routes, sweeps.sweep_orphans,
+    ]  # fmt: skip
+    transfer: list[Callable[..., Any]] = [objects.copy_object, objects.copy_part_run]
+    workers = []
+    if role in ("all", "control"):
+        queue, slots = settings.temporal.control_queue, settings.worker.control_slots
+        workers.append(_worker(client, settings, queue, slots, control, workflows=WORKFLOWS))
+    if role in ("all", "transfer"):
+        queue, slots = settings.temporal.transfer_queue, settings.worker.transfer_slots
+        workers.append(_worker(client, settings, queue, slots, transfer))
+    return workers
+
+
+def _worker(
+    client: Client, settings: Settings, queue: str, slots: int, activities: list[Callable[..., Any]], workflows: Sequence[type] = ()
+) -> Worker:
+    return Worker(
+        client,
+        task_queue=queue,
+        workflows=workflows,
+        activities=activities,
+        interceptors=[Boundary(settings.worker.retries.schedules)],
+        max_concurrent_activities=slots,
+        max_concurrent_workflow_tasks=min(100, max(4, slots)) if workflows else None,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        graceful_shutdown_timeout=timedelta(seconds=settings.worker.graceful_stop),
+    )
+
+
+async def run_worker(settings: Settings, role: str, environ: Mapping[str, str], stop: asyncio.Event) -> None:
+    """Connects, polls until `stop` is set, finishes or hands back what runs, closes everything."""
+    runtime = _runtime(settings)
+    metrics.bind(runtime.metric_meter)
+    stores = Stores(settings, environ)
+    for name in sorted({location.store for route in settings.routes for location in (route.source, route.destination)}):
+        stores.get(name)
+    try:
+        client = await connect(settings.temporal, environ, runtime=runtime)
+        await ensure_search_attributes(client)
+        async with contextlib.AsyncExitStack() as running:
+            for worker in build_workers(client, settings, stores, role):
+                await running.enter_async_context(worker)
+            log.info("worker is ready: role %s, task queue %s, %d routes", role, settings.temporal.task_queue, len(settings.routes))
+            await stop.wait()
+            log.info("worker is stopping")
+    finally:
+        await stores.close()
+
+
+def _runtime(settings: Settings) -> Runtime:
+    address = settings.worker.metrics
+    prometheus = PrometheusConfig(bind_address=address, durations_as_seconds=True, counters_total_suffix=True) if address else None
+    return Runtime(telemetry=TelemetryConfig(metrics=prometheus))
+
+
+async def _main(settings: Settings, role: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    with ThreadPoolExecutor(max_workers=settings.worker.threads, thread_name_prefix="drayage") as threads:
+        loop.set_default_executor(threads)
+        await run_worker(settings, role, os.environ, stop)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 after a signal, 2 for a wrong configuration, 3 when Temporal cannot be reached."""
+    parser = argparse.ArgumentParser(prog="worker.py", description="Runs a Drayage worker until SIGTERM.")
+    parser.add_argument("--role", choices=("all", "control", "transfer"), default="all", help="which task queues to poll (default: all)")
+    parser.add_argument("--config", type=Path, help="configuration file (default: $DRAYAGE_CONFIG, then drayage.yaml)")
+    options = parser.parse_args(arguments)
+    configure_logging()
+    try:
+        settings = load_settings(options.config, os.environ)
+        _run(_main(settings, options.role))
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except TemporalUnreachable as error:
+        print(error, file=sys.stderr)
+        return 3
+    return 0
+
+
+def _run(main: Any) -> None:
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""How an activity's failure becomes the next step of an object: look again, wait, or rest."""
+
+from __future__ import annotations
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError
+
+with workflow.unsafe.imports_passed_through():
+    from replication.errors import BY_REASON, Rest
+
+
+class Stop(Exception):
+    """A step that did not succeed and is not to be repeated as it is: why, and where that leads."""
+
+    def __init__(self, reason: str, message: str, rests: Rest) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.rests = rests
+
+    @classmethod
+    def of(cls, error: ActivityError) -> Stop:
+        """From an activity's last failure. An exception outside the error tree is a defect and rests in `failed`."""
+        cause = error.cause
+        if isinstance(cause, TimeoutError):
+            return cls("attempts-lost", f"every attempt was lost ({cause.message})", "failed")
+        if isinstance(cause, ApplicationError):
+            known = BY_REASON.get(cause.type or "")
+            return cls(cause.type or "defect", cause.message, known.rests if known else "failed")
+        return cls("defect", str(cause), "failed")
+
+
+class Suspended(Exception):
+    """Raised inside a step when the run should continue as new instead of going on."""
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The failure that stopped a task group: a `Stop` that rests before one that asks for another look."""
+    leaves = list(_leaves(group))
+    stops = [leaf for leaf in leaves if isinstance(leaf, Stop)]
+    return next((stop for stop in stops if stop.rests != "again"), next(iter(stops), leaves[0]))
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return found

@@ -1,0 +1,79 @@
+"""What an operator sees in the Web UI and can search for: attributes, phases, summaries, and Markdown details."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import SearchAttributeKey, SearchAttributePair, SearchAttributeUpdate, TypedSearchAttributes
+
+with workflow.unsafe.imports_passed_through():
+    from replication.models import Progress
+    from replication.units import format_size
+
+ROUTE = SearchAttributeKey.for_keyword("DrayageRoute")
+KEY = SearchAttributeKey.for_keyword("DrayageKey")
+PHASE = SearchAttributeKey.for_keyword("DrayagePhase")
+
+SEARCH_ATTRIBUTES: dict[str, str] = {
+    ROUTE.name: "the route's name",
+    KEY.name: "the object's key in the source bucket, cut to 255 characters",
+    PHASE.name: "where the workflow is or how it ended; not set while one look is enough",
+}
+
+PHASES: dict[str, str] = {
+    "settling": "looking at both sides and deciding; a small object is copied in the same step",
+    "copying": "bytes are on their way: one request, or the part runs of an upload",
+    "completing": "the upload is being published and verified",
+    "waiting": "the store, the network, the clock, the disk or an archive must heal first; tried again by itself",
+    "churning": "the source changes faster than it can be copied; tried again after a pause",
+    "paused": "held by an operator's `pause`",
+    "done": "settled",
+    "kept": "left as it is, by policy",
+    "conflict": "the destination keeps changing, or holds something that the policy protects",
+    "blocked": "somebody must act: permission, configuration, key, metadata or size",
+    "failed": "retries are spent",
+}
+
+
+def object_attributes(route: str, key: str) -> TypedSearchAttributes:
+    """The search attributes of an object workflow at its start."""
+    return TypedSearchAttributes([SearchAttributePair(ROUTE, route), SearchAttributePair(KEY, key[:255])])
+
+
+def missing_attributes(route: str, key: str, present: TypedSearchAttributes) -> Sequence[SearchAttributeUpdate[Any]]:
+    """What a workflow that was started without search attributes (from the Temporal CLI) sets itself."""
+    return [] if present.get(ROUTE) is not None else [ROUTE.value_set(route), KEY.value_set(key[:255])]
+
+
+def object_summary(route: str, key: str) -> str:
+    """One line for the list of workflows: at most 200 bytes, printable."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in f"{route}: {key}")
+    return text.encode()[:200].decode(errors="ignore")
+
+
+def _fenced(text: str) -> str:
+    """Untrusted text that Markdown shows as it is."""
+    return "`" + text.replace("`", "'").replace("\n", " ").replace("\r", " ")[:1000] + "`"
+
+
+def object_details(route: str, key: str, progress: Progress) -> str:
+    """Markdown for the Web UI: which object, how far, what it waits for, why it failed."""
+    lines = [f"**{progress.phase}** — {PHASES[progress.phase]}", "", f"- object {_fenced(key)} of route {_fenced(route)}"]
+    if progress.size_bytes:
+        share = 100 * progress.bytes_done // progress.size_bytes
+        lines.append(f"- {format_size(progress.bytes_done)} of {format_size(progress.size_bytes)} ({share} %)")
+    if progress.parts_total:
+        lines.append(f"- {progress.parts_done} of {progress.parts_total} parts stored")
+    if progress.waiting_for:
+        lines.append(f"- waiting for {_fenced(progress.waiting_for)}")
+    if progress.last_error:
+        lines.append(f"- last error {_fenced(progress.last_error)}")
+    if result := progress.result:
+        lines.append(f"- {result.outcome}: {_fenced(result.reason)} {_fenced(result.message) if result.message else ''}")
+        if result.verification:
+            lines.append(f"- verified {result.verification}; {format_size(result.bytes_copied)} sent")
+        if result.losses:
+            lines.append(f"- not carried: {_fenced(', '.join(result.losses))}")
+    return "\n".join(lines)
