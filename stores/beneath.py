@@ -201,7 +201,7 @@ def _make_directory(above: int, name: bytes) -> int:
         os.mkdir(name, 0o777, dir_fd=above)
     except FileExistsError:
         return 0
-    os.fsync(above)
+    sync_directory(above)
     return 1
 
 
@@ -238,6 +238,15 @@ def status(folder: int, name: bytes) -> os.stat_result | None:
         return os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def sync_directory(folder: int) -> None:
+    """Makes the names in `folder` durable. Some network and FUSE file systems cannot be asked to: they answer EINVAL."""
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def remove(folder: int, name: bytes) -> bool:

@@ -40,6 +40,7 @@ from stores.beneath import (
     rename_new,
     split_key,
     status,
+    sync_directory,
 )
 from stores.body import Body
 from stores.checksum import Digest
@@ -102,7 +103,8 @@ class Pinned:
 class FileStore(Store):
     """The directories under `root` as buckets. Blocking calls run in threads of its own, in pieces of 1 MiB.
 
-    `on_step` is told when a write has passed a step ("written", "synced", "recorded", "renamed", "published"): the places where tests crash it. `new_id` gives 32 hexadecimal digits that never come twice.
+    `on_step` is told when a write has passed a step ("written", "synced", "recorded", "renamed", "published"): the
+    places where tests crash it. `new_id` gives 32 hexadecimal digits that never come twice.
     """
 
     def __init__(
@@ -358,7 +360,7 @@ class FileStore(Store):
                     if sidecar.save(folder, name, fd, record):
                         sidecar.forget(folder, name)
                     os.fsync(fd)
-                    os.fsync(folder)
+                    sync_directory(folder)
         except ObjectNotFound as error:
             raise PreconditionFailed(f"{key!r} is absent") from error
         return self._head(bucket, key, True)
@@ -380,7 +382,7 @@ class FileStore(Store):
                     check_condition(Condition.match(version), there, key)
                     remove(folder, name)
                     sidecar.forget(folder, name)
-                os.fsync(folder)
+                sync_directory(folder)
             finally:
                 os.close(folder)
             prune(bucket_fd, parents, len(parents))

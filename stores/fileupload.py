@@ -10,7 +10,19 @@ from datetime import UTC, datetime
 from replication.errors import IntegrityMismatch, ServerFault, UploadLost
 from replication.models import Attributes, Condition, ObjectInfo, OpenUpload, Part
 from stores import journal
-from stores.beneath import bucket_directory, is_absent, mapped, open_directory, open_regular, prune, remove, split_key, status, try_lock
+from stores.beneath import (
+    bucket_directory,
+    is_absent,
+    mapped,
+    open_directory,
+    open_regular,
+    prune,
+    remove,
+    split_key,
+    status,
+    sync_directory,
+    try_lock,
+)
 from stores.checksum import combine_crc32c
 from stores.publish import CREATE, Commit, Written, create_beside, publish, version_of, write_at
 
@@ -25,7 +37,7 @@ def begin(root: str, bucket: str, key: str, upload_id: str, started: datetime) -
             os.write(fd, journal.opening(key, started))
             os.fsync(fd)
             os.close(os.open(journal.temporary_name(upload_id), CREATE, 0o666, dir_fd=folder))
-            os.fsync(folder)
+            sync_directory(folder)
         except OSError:
             remove(folder, name)
             prune(bucket_fd, parents, made)
@@ -51,7 +63,7 @@ def abort(root: str, bucket: str, key: str, upload_id: str) -> None:
         try:
             # The journal goes last: as long as it is there, a repetition finds the rest.
             gone = [remove(folder, journal.temporary_name(upload_id)), remove(folder, journal.journal_name(upload_id))]
-            os.fsync(folder)
+            sync_directory(folder)
         finally:
             os.close(folder)
         if any(gone):

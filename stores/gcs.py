@@ -7,7 +7,7 @@ composite is made as one more temporary and rewritten into that class.
 
 fake-gcs-server ignores preconditions on compose, rewrite, patch and delete, and merges attributes where GCS replaces
 them. There (`Capabilities` say so) the destination is looked at just before such a write, and attributes that were
-merged are replaced by composing the object from itself.
+merged are replaced by way of one more temporary.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from google.api_core.exceptions import Forbidden, GoogleAPICallError
 from google.auth.credentials import AnonymousCredentials, Credentials
@@ -57,10 +57,12 @@ from stores.gcs_resources import (
     Piece,
     Resource,
     check_name,
+    marker_name,
     part_name,
     part_number,
     same_attributes,
     stored_metadata,
+    temporary_resource,
     to_checksums,
     to_info,
     to_listed,
@@ -68,6 +70,7 @@ from stores.gcs_resources import (
     to_piece,
     to_resource,
     to_version,
+    upload_of,
     upload_prefix,
 )
 from stores.http import HttpPlane
@@ -219,7 +222,10 @@ class GcsStore(Store):
             raise PreconditionFailed(f"{key!r} was deleted meanwhile") from error
         if "metageneration" not in resource:
             resource = await self._get(bucket, key, generation=version.id)
-        return await self._with_attributes(bucket, resource, attributes)
+        info = await self._with_attributes(bucket, resource, attributes)
+        if not same_attributes(info.attributes, attributes):
+            raise NotSupported("the endpoint does not replace attributes")
+        return info
 
     async def delete(self, bucket: str, key: str, version: Version) -> None:
         check_name(key)
@@ -242,7 +248,7 @@ class GcsStore(Store):
     async def begin_upload(self, bucket: str, key: str, attributes: Attributes) -> str:
         check_name(key)
         upload_id = self._new_id()
-        await self._stored(bucket, _temporary(_marker(upload_id), key, crc32c_of(b"")), b"", 0, "0")
+        await self._stored(bucket, temporary_resource(marker_name(upload_id), key, crc32c_of(b"")), b"", 0, "0")
         return upload_id
 
     async def put_part(self, bucket: str, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
@@ -266,7 +272,7 @@ class GcsStore(Store):
         if offset or length != pin.size_bytes:
             raise NotSupported("GCS cannot copy a range of an object into a part")
         name = part_name(upload_id, number)
-        piece = to_piece(await self._rewrite((source_bucket, source_key, pin.id), bucket, name, _temporary(name, key), None))
+        piece = to_piece(await self._rewrite((source_bucket, source_key, pin.id), bucket, name, temporary_resource(name, key), None))
         await self._keep_if_open(bucket, key, upload_id, piece)
         return _part(number, piece)
 
@@ -302,7 +308,7 @@ class GcsStore(Store):
         return info
 
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
-        await self._remove(bucket, [_marker(upload_id)])  # first: a part that arrives from now on removes itself
+        await self._remove(bucket, [marker_name(upload_id)])  # first: a part that arrives from now on removes itself
         for _ in range(SWEEPS):
             names = [str(resource["name"]) async for page in self._pages(bucket, upload_prefix(upload_id)) for resource in page]
             if not names:
@@ -313,7 +319,7 @@ class GcsStore(Store):
     async def list_uploads(self, bucket: str, prefix: str = "") -> AsyncIterator[OpenUpload]:
         open_upload: OpenUpload | None = None
         async for page in self._pages(bucket, PARTS_PREFIX, metadata=True):
-            for found in filter(None, map(_upload_of, page)):
+            for found in filter(None, map(upload_of, page)):
                 if open_upload is not None and found.upload_id == open_upload.upload_id:
                     open_upload = replace(open_upload, started=min(open_upload.started, found.started))
                     continue
@@ -447,12 +453,20 @@ class GcsStore(Store):
             token = str(answer["rewriteToken"])
 
     async def _with_attributes(self, bucket: str, resource: Resource, wanted: Attributes) -> ObjectInfo:
-        """The object with exactly the attributes that are wanted, where the endpoint merged them with older ones."""
-        info = to_info(resource)
+        """The object with exactly the attributes that are wanted: one that got others besides is composed into a new
+        temporary, which has no others, and rewritten from there."""
+        info, exact = to_info(resource), to_resource(wanted)
         if same_attributes(info.attributes, wanted):
             return info
-        generation = info.version.id
-        return to_info(await self._api.compose(bucket, info.key, [to_piece(resource)], to_resource(wanted), if_generation=generation))
+        spare = f"{upload_prefix(self._new_id())}whole"
+        try:
+            made = to_version(await self._api.compose(bucket, spare, [to_piece(resource)], exact, if_generation="0"))
+            return to_info(await self._rewrite((bucket, spare, made.id), bucket, info.key, exact, info.version.id))
+        except ObjectNotFound as error:
+            raise PreconditionFailed(f"{info.key!r} was replaced meanwhile") from error
+        finally:
+            with suppress(ObjectError):
+                await self._remove(bucket, [spare])
 
     # --- temporary objects -------------------------------------------------------------------------------------------
 
@@ -468,13 +482,13 @@ class GcsStore(Store):
 
     async def _stage(self, bucket: str, name: str, key: str, body: Body) -> Piece:
         """Stores a body as a temporary object, verified."""
-        stored = await self._stored(bucket, _temporary(name, key, body.known_crc32c), aiter(body), body.size_bytes, None)
+        stored = await self._stored(bucket, temporary_resource(name, key, body.known_crc32c), aiter(body), body.size_bytes, None)
         await self._verify(bucket, name, stored, body.size_bytes, body.digest.crc32c if body.known_crc32c is None else body.known_crc32c)
         return to_piece(stored)
 
     async def _keep_if_open(self, bucket: str, key: str, upload_id: str, piece: Piece) -> None:
         """Checked after the part has arrived: one that an abort did not see removes itself."""
-        marker = await self._find(bucket, _marker(upload_id))
+        marker = await self._find(bucket, marker_name(upload_id))
         if marker is None or marker.attributes.metadata.get(KEY_KEY) != quote(key):
             with suppress(ObjectError):
                 await self._api.delete(bucket, piece.name, generation=piece.generation)
@@ -484,7 +498,7 @@ class GcsStore(Store):
         """Everything stored for an open upload but its marker, by name."""
         pages = self._pages(bucket, upload_prefix(upload_id))
         stored = {str(resource["name"]): to_piece(resource) async for page in pages for resource in page}
-        if stored.pop(_marker(upload_id), None) is None:
+        if stored.pop(marker_name(upload_id), None) is None:
             raise UploadLost(f"there is no upload {upload_id!r}")
         return stored
 
@@ -504,7 +518,7 @@ class GcsStore(Store):
     async def _compose(self, bucket: str, key: str, name: str, pieces: Sequence[Piece]) -> Piece:
         """A temporary composite, verified."""
         try:
-            stored = await self._api.compose(bucket, name, pieces, _temporary(name, key), if_generation=None)
+            stored = await self._api.compose(bucket, name, pieces, temporary_resource(name, key), if_generation=None)
         except ObjectNotFound as error:
             await self._require_bucket(bucket)
             raise UploadLost(f"a source of {name!r} is gone") from error
@@ -530,7 +544,7 @@ class GcsStore(Store):
                 await self._require_bucket(bucket)
                 raise UploadLost(f"a part of {key!r} is gone") from error
         await self._verify(bucket, key, stored, expected.size_bytes, expected.crc32c)
-        return to_info(stored)
+        return await self._with_attributes(bucket, stored, attributes)
 
     async def _remove(self, bucket: str, names: Iterable[str]) -> None:
         """Removes temporary objects; one that is gone already is no error, a missing bucket is."""
@@ -552,24 +566,6 @@ def _generation(condition: Condition) -> str | None:
     if condition.kind == "any":
         return None
     return condition.version.id if condition.version is not None else "0"
-
-
-def _marker(upload_id: str) -> str:
-    return f"{upload_prefix(upload_id)}upload"
-
-
-def _temporary(name: str, key: str, crc32c: int | None = None) -> Resource:
-    resource: Resource = {"name": name, "metadata": {KEY_KEY: quote(key)}}
-    return resource if crc32c is None else resource | {"crc32c": encode_crc(crc32c)}
-
-
-def _upload_of(resource: Resource) -> OpenUpload | None:
-    """The upload that a temporary object belongs to; None for an object that is none of ours."""
-    key, made = (resource.get("metadata") or {}).get(KEY_KEY), to_version(resource).modified
-    if key is None or made is None:
-        return None
-    upload_id = str(resource["name"]).removeprefix(PARTS_PREFIX).partition("/")[0]
-    return OpenUpload(unquote(key), upload_id, made)
 
 
 def _part(number: int, piece: Piece) -> Part:

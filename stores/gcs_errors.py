@@ -19,7 +19,6 @@ from replication.errors import (
     SourceChanged,
     StoreTimeout,
     Throttled,
-    UploadLost,
 )
 
 BY_STATUS: dict[int, type[ObjectError]] = {
@@ -29,7 +28,6 @@ BY_STATUS: dict[int, type[ObjectError]] = {
     404: ObjectNotFound,
     408: StoreTimeout,
     409: ServerFault,
-    410: UploadLost,
     412: PreconditionFailed,
     413: ObjectTooLarge,
     416: SourceChanged,

@@ -9,7 +9,7 @@ from replication.errors import ObjectError, ObjectNotFound, PreconditionFailed, 
 from replication.limits import Capabilities
 from stores.checksum import crc32c, encode_crc
 from stores.gcs_api import GcsApi
-from stores.gcs_resources import to_piece
+from stores.gcs_resources import Piece, to_piece
 
 DATA = b"drayage probe"
 NO_GENERATION = "1"
@@ -37,12 +37,10 @@ async def probe_writes(api: GcsApi, bucket: str, name: str, *, versioned: bool, 
     wrong = {"name": spare, "crc32c": encode_crc(crc32c(DATA) ^ 1)}
     try:
         piece = to_piece(await api.insert(bucket, right, DATA, len(DATA), if_generation="0"))
-        again = api.insert(bucket, right, DATA, len(DATA), if_generation="0")
-        copy = api.rewrite((bucket, name, piece.generation), bucket, spare, {}, if_generation=None, token=None)
         return Capabilities(
-            conditional_writes=await _refused(again, PreconditionFailed),
+            conditional_writes=await _refused(api.insert(bucket, right, DATA, len(DATA), if_generation="0"), PreconditionFailed),
             pinned_reads=await _refused(_read(api, bucket, name), ObjectNotFound),
-            server_side_copy=not await _refused(copy, ObjectError),
+            server_side_copy=not await _refused(_copy(api, bucket, piece, spare), Refused),
             conditional_completes=await _refused(api.compose(bucket, name, [piece], {}, if_generation="0"), PreconditionFailed),
             conditional_deletes=await _refused(api.delete(bucket, name, if_generation=NO_GENERATION), PreconditionFailed),
             upload_checksum="header"
@@ -67,4 +65,8 @@ async def _refused(request: Awaitable[object], error: type[ObjectError]) -> bool
 
 async def _read(api: GcsApi, bucket: str, name: str) -> None:
     async with api.media(bucket, name, generation=NO_GENERATION, span=None):
-        return
+        pass
+
+
+async def _copy(api: GcsApi, bucket: str, piece: Piece, name: str) -> None:
+    await api.rewrite((bucket, piece.name, piece.generation), bucket, name, {}, if_generation=None, token=None)

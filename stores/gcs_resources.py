@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from replication.errors import KeyInvalid, KeyUnrepresentable, ServerFault
 from replication.keys import RESERVED_PREFIX, key_problem
-from replication.models import Attributes, Checksums, ListedObject, ObjectInfo, Version
-from stores.checksum import decode_crc
+from replication.models import Attributes, Checksums, ListedObject, ObjectInfo, OpenUpload, Version
+from stores.checksum import decode_crc, encode_crc
 
 Resource = dict[str, Any]
 """One JSON object of the API."""
@@ -69,6 +69,11 @@ def upload_prefix(upload_id: str) -> str:
     return f"{PARTS_PREFIX}{upload_id}/"
 
 
+def marker_name(upload_id: str) -> str:
+    """The empty object that says that an upload is open, and for which key."""
+    return f"{upload_prefix(upload_id)}upload"
+
+
 def part_name(upload_id: str, number: int) -> str:
     return f"{upload_prefix(upload_id)}{number:06d}"
 
@@ -90,6 +95,12 @@ def to_resource(attributes: Attributes) -> Resource:
     if metadata := stored_metadata(attributes):
         resource["metadata"] = metadata
     return resource
+
+
+def temporary_resource(name: str, key: str, crc32c: int | None = None) -> Resource:
+    """A temporary object that is for `key`, in the bucket's default storage class."""
+    resource: Resource = {"name": name, "metadata": {KEY_KEY: quote(key)}}
+    return resource if crc32c is None else resource | {"crc32c": encode_crc(crc32c)}
 
 
 def to_patch(attributes: Attributes, current: Mapping[str, str]) -> Resource:
@@ -148,6 +159,15 @@ def to_info(resource: Mapping[str, Any]) -> ObjectInfo:
 
 def to_listed(resource: Mapping[str, Any]) -> ListedObject:
     return ListedObject(str(resource["name"]), to_version(resource), to_checksums(resource), str(resource.get("storageClass") or ""))
+
+
+def upload_of(resource: Mapping[str, Any]) -> OpenUpload | None:
+    """The upload that a temporary object belongs to; None for an object that is none of ours."""
+    key, made = (resource.get("metadata") or {}).get(KEY_KEY), to_version(resource).modified
+    if key is None or made is None:
+        return None
+    upload_id = str(resource["name"]).removeprefix(PARTS_PREFIX).partition("/")[0]
+    return OpenUpload(unquote(key), upload_id, made)
 
 
 @dataclass(frozen=True, slots=True)

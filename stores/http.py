@@ -43,6 +43,8 @@ class HttpPlane:
                 skip_auto_headers=("Accept-Encoding", "User-Agent", "Content-Type"),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
+            # aiohttp would repeat a PUT or DELETE whose answer was lost; no call here repeats a write. It has no public switch.
+            self._session._retry_connection = False
         return self._session
 
     @asynccontextmanager

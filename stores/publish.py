@@ -13,7 +13,7 @@ from replication.errors import BucketNotFound, IntegrityMismatch, KeyCollision, 
 from replication.limits import MIB
 from replication.models import Attributes, Checksums, Condition, ObjectInfo, Version
 from stores import sidecar
-from stores.beneath import bucket_directory, locked, make_directories, mapped, prune, remove, rename_new, split_key, status
+from stores.beneath import bucket_directory, locked, make_directories, mapped, prune, remove, rename_new, split_key, status, sync_directory
 from stores.body import Body
 from stores.sidecar import Record
 
@@ -144,7 +144,7 @@ def publish(bucket: int, file: Written, commit: Commit) -> ObjectInfo:
         commit.on_step("renamed")
         if in_file:
             sidecar.forget(file.folder, file.name)
-    os.fsync(file.folder)
+    sync_directory(file.folder)
     commit.on_step("published")
     return ObjectInfo(file.key, version_of(os.fstat(file.fd)), attributes, Checksums(crc32c=commit.crc32c))
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from email.errors import HeaderParseError
-from email.header import decode_header, make_header
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
 from replication.errors import MetadataUnrepresentable, ServerFault
+from replication.fidelity import decode_header_value, encode_header_value, stored_encoding
 from replication.models import Attributes, Checksums, Condition, ObjectInfo, Version
 from stores.checksum import decode_crc
 from stores.s3xml import unquote_etag
@@ -34,7 +32,6 @@ _STANDARD = (
 _PLAIN = re.compile(r"(?:[!-~](?:[ -~\t]*[!-~])?)?")
 """A header value that arrives as it was sent: printable ASCII without blanks at either end."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_ENCODED_WORDS = re.compile(r"=\?[\w-]+\?[bBqQ]\?[^?]*\?=(?:\s+=\?[\w-]+\?[bBqQ]\?[^?]*\?=)*")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
@@ -45,7 +42,7 @@ _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 def attribute_headers(attributes: Attributes) -> dict[str, str]:
     """The headers that set `attributes`, tags included. `MetadataUnrepresentable` for what a header cannot carry.
 
-    A metadata value that is not ASCII is sent as an RFC 2047 word, the form in which S3 shows such values itself.
+    A metadata value that no header can carry is sent as an RFC 2047 word, the form in which S3 shows such values itself.
     """
     headers = {header: _plain(header, value) for field, header in _STANDARD if (value := getattr(attributes, field))}
     for name, value in attributes.metadata.items():
@@ -54,7 +51,7 @@ def attribute_headers(attributes: Attributes) -> dict[str, str]:
             raise MetadataUnrepresentable(f"metadata name {name!r} cannot be a header")
         if header in headers:
             raise MetadataUnrepresentable(f"metadata name {name!r} differs from another only in case")
-        headers[header] = _plain(header, value if value.isascii() else _encode_word(value))
+        headers[header] = encode_header_value(value)
     if attributes.tags:
         headers["x-amz-tagging"] = "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in attributes.tags.items())
     return headers
@@ -64,10 +61,6 @@ def _plain(header: str, value: str) -> str:
     if not _PLAIN.fullmatch(value):
         raise MetadataUnrepresentable(f"the value of {header} is not plain ASCII text, or begins or ends with a blank")
     return value
-
-
-def _encode_word(value: str) -> str:
-    return f"=?UTF-8?B?{base64.b64encode(value.encode()).decode()}?="
 
 
 def condition_headers(condition: Condition) -> dict[str, str]:
@@ -124,16 +117,11 @@ def version_id(headers: Mapping[str, str]) -> str:
 
 def _attributes(headers: Mapping[str, str]) -> Attributes:
     values: dict[str, Any] = {field: _text(headers[header]) for field, header in _STANDARD if header in headers}
-    values["content_encoding"] = without_framing(values.get("content_encoding", ""))
-    metadata = {name[len(META) :].lower(): decode_value(value) for name, value in headers.items() if name[: len(META)].lower() == META}
+    values["content_encoding"] = stored_encoding(values.get("content_encoding", ""))
+    metadata = {
+        name[len(META) :].lower(): decode_header_value(_text(value)) for name, value in headers.items() if name[: len(META)].lower() == META
+    }
     return replace(Attributes(metadata=metadata), **values)
-
-
-def without_framing(encoding: str) -> str:
-    """A Content-Encoding without `aws-chunked`, which describes an upload's wire format and never the object."""
-    if "aws-chunked" not in encoding:
-        return encoding
-    return ",".join(part for raw in encoding.split(",") if (part := raw.strip()) and part != "aws-chunked")
 
 
 def _text(value: str) -> str:
@@ -143,18 +131,6 @@ def _text(value: str) -> str:
 
 def _is_utf8(value: str) -> bool:
     return not any("\udc80" <= char <= "\udcff" for char in value)
-
-
-def decode_value(value: str) -> str:
-    """A metadata value as it was meant: RFC 2047 words decoded, but only those that stand for something not ASCII, so
-    that writing the value again gives the same header."""
-    if not _ENCODED_WORDS.fullmatch(value):
-        return _text(value)
-    try:
-        decoded = str(make_header(decode_header(value)))
-    except (HeaderParseError, LookupError, ValueError):
-        return value
-    return value if decoded.isascii() else decoded
 
 
 def checksums(headers: Mapping[str, str]) -> Checksums:

@@ -39,24 +39,21 @@ class S3Listing:
         An order that only a folder-by-folder endpoint produces is remembered, so that the next listing is right.
         """
         size = min(page_size, MAX_PAGE)
-        source = self._flat(bucket, prefix, start_after, size)
-        async for page in source:
-            if self.by_folder:
-                break
+        async for page in self._flat(bucket, prefix, start_after, size):
             if kept := [entry for entry in page if not is_reserved(entry.key)]:
                 yield kept
-        else:
-            return
-        async for page in self._batched(self._walk(bucket, prefix, start_after, size), start_after, size):
-            yield page
+        if self.by_folder and (prefix >= start_after or start_after.startswith(prefix)):
+            async for batch in self._batched(self._walk(bucket, prefix, start_after, size), start_after, size):
+                yield batch
 
     async def _flat(self, bucket: str, prefix: str, start_after: str, size: int) -> AsyncIterator[list[ListedObject]]:
-        """Pages as the endpoint gives them, their order checked, unless the first one shows that it lists by folder."""
+        """Pages as the endpoint gives them, their order checked; none where the first shows that it lists by folder."""
+        if self.by_folder:
+            return
         last, token, first = start_after, "", True
         while True:
             page = await self.page(bucket, prefix, size, start_after=start_after if first else "", token=token)
             if first and self.by_folder:
-                yield []
                 return
             self._check_order(page.objects, last, prefix)
             if page.objects:
@@ -102,7 +99,7 @@ class S3Listing:
             if isinstance(item, ListedObject):
                 if item.key > start_after:
                     yield item
-            elif item > start_after or start_after.startswith(item):
+            elif not is_reserved(item) and (item > start_after or start_after.startswith(item)):
                 async for entry in self._walk(bucket, item, start_after, size):
                     yield entry
 
@@ -112,14 +109,16 @@ class S3Listing:
         They arrive ordered by name without the `/`. A folder is held back until the names pass it; what is held is a
         chain of names that extend each other, so it stays short.
         """
-        held, token = [], ""
+        held: list[str] = []
+        token = ""
         marker, first = level_marker(prefix, start_after)
         if first:
             held.append(first)
         seen = {first}
         while True:
             page = await self.page(bucket, prefix, size, start_after=marker, token=token, delimiter="/")
-            for item in sorted([*page.objects, *page.prefixes], key=_name):
+            items: list[ListedObject | str] = [*page.objects, *page.prefixes]
+            for item in sorted(items, key=_name):
                 while held and held[0] < _name(item):
                     yield heapq.heappop(held)
                 if isinstance(item, ListedObject):

@@ -230,6 +230,24 @@ def framed_length(size_bytes: int) -> int:
     return len(f"{size_bytes:x}\r\n") + size_bytes + len(f"\r\n0\r\n{CRC32C}:{encode_crc(0)}\r\n\r\n")
 
 
+def trailer_headers(headers: Mapping[str, str], size_bytes: int, *, announce: bool) -> dict[str, str]:
+    """`headers` of an upload of `size_bytes`, plus those that say that a trailer follows.
+
+    AWS wants `aws-chunked` announced as a Content-Encoding and takes it off again; other endpoints store it with the
+    object and do not need it.
+    """
+    framing = {"x-amz-trailer": CRC32C, "x-amz-decoded-content-length": str(size_bytes), "content-length": str(framed_length(size_bytes))}
+    if announce:
+        inner = headers.get("content-encoding")
+        framing["content-encoding"] = f"aws-chunked,{inner}" if inner else "aws-chunked"
+    return {**headers, **framing}
+
+
+def framed_bytes(data: bytes, crc32c: int) -> bytes:
+    """A small body, framed."""
+    return b"%x\r\n%b\r\n0\r\n%b:%b\r\n\r\n" % (len(data), data, CRC32C.encode(), encode_crc(crc32c).encode())
+
+
 async def framed(chunks: AsyncIterator[bytes], size_bytes: int, crc32c: Callable[[], int]) -> AsyncIterator[bytes]:
     """The body as one aws-chunk, nothing copied, and its CRC32C (asked for once all has passed) as the trailer."""
     yield f"{size_bytes:x}\r\n".encode()

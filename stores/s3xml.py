@@ -36,7 +36,9 @@ class ListingPage:
 
 @dataclass(frozen=True, slots=True)
 class PartsPage:
-    parts: list[Part]
+    """One page of stored parts, each with its time: an endpoint may list replaced parts too."""
+
+    parts: list[tuple[datetime, Part]]
     truncated: bool
     marker: str
 
@@ -49,8 +51,8 @@ class UploadsPage:
     id_marker: str
 
 
-def _parse(body: bytes, name: str) -> etree._Element:
-    """The root of a document that must be a `name`."""
+def _parse(body: bytes, name: str | None) -> etree._Element:
+    """The root of a document that must be a `name`, if one is given. A few endpoints say `…Response` for `…Result`."""
     if len(body) > MAX_DOCUMENT:
         raise ServerFault(f"{name}: the answer is larger than {MAX_DOCUMENT} bytes")
     parser = etree.XMLParser(
@@ -60,10 +62,9 @@ def _parse(body: bytes, name: str) -> etree._Element:
         root = etree.fromstring(body.strip(), parser)
     except (etree.XMLSyntaxError, ValueError) as error:
         raise ServerFault(f"{name}: the answer is not XML") from error
-    info = root.getroottree().docinfo
-    if info is not None and info.doctype:
+    if root.getroottree().docinfo.internalDTD is not None:
         raise ServerFault(f"{name}: the answer declares a document type")
-    if _local(root.tag) != name:
+    if name is not None and _local(root.tag) not in (name, name.replace("Result", "Response")):
         raise ServerFault(f"expected a {name}, the answer is a {_local(root.tag)}")
     return root
 
@@ -148,11 +149,14 @@ def parse_parts(body: bytes) -> PartsPage:
     root = _parse(body, "ListPartsResult")
     top = _fields(root)
     parts = [
-        Part(
-            _number(fields.get("PartNumber", "")),
-            _number(fields.get("Size", "")),
-            unquote_etag(fields.get("ETag", "")),
-            decode_crc(fields["ChecksumCRC32C"]) if fields.get("ChecksumCRC32C") else None,
+        (
+            _time(fields.get("LastModified", "")),
+            Part(
+                _number(fields.get("PartNumber", "")),
+                _number(fields.get("Size", "")),
+                unquote_etag(fields.get("ETag", "")),
+                decode_crc(fields.get("ChecksumCRC32C") or "-"),
+            ),
         )
         for fields in _named(root, "Part")
     ]
@@ -174,6 +178,11 @@ def parse_uploads(body: bytes) -> UploadsPage:
 def parse_result(body: bytes, name: str) -> Fields:
     """The fields of a flat result such as `CopyObjectResult` or `CompleteMultipartUploadResult`."""
     return _fields(_parse(body, name))
+
+
+def parse_versioning(body: bytes) -> bool:
+    """True if the bucket keeps versions. Only `Status` counts: the root's name differs between endpoints."""
+    return _fields(_parse(body, None)).get("Status") == "Enabled"
 
 
 def parse_tags(body: bytes) -> dict[str, str]:

@@ -36,7 +36,8 @@ def encode_key(key: str) -> str:
 
 def encode_query(query: Mapping[str, str]) -> str:
     """The query in the canonical form, which is also the form that is sent: sorted, a flag as `name=`."""
-    return "&".join(sorted(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in query.items()))
+    pairs = sorted((quote(name, safe=""), quote(value, safe="")) for name, value in query.items())
+    return "&".join([f"{name}={value}" for name, value in pairs])
 
 
 class Signer:

@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from botocore.exceptions import ClientError
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
@@ -28,6 +29,7 @@ from embedded.stack import Stack
 from embedded.temporal import TemporalServer
 from tests.conftest import running
 from tests.poll import eventually
+from tests.proxy import FaultProxy, Rule, Status
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -253,3 +255,34 @@ def test_a_server_outlives_the_thread_that_started_it() -> None:
         thread.join()
         assert server.answers()
         assert server.is_running
+
+
+async def test_signatures_hold_through_the_fault_proxy(seaweed: SeaweedFS, bucket_name: Callable[[], str]) -> None:
+    """SeaweedFS verifies the Host that the client signed, the proxy's address: it must arrive unchanged."""
+
+    def copy_through(endpoint: str, bucket: str) -> bytes:
+        with contextlib.closing(s3_client(endpoint, seaweed.access_key, seaweed.secret_key, seaweed.region)) as client:
+            client.create_bucket(Bucket=bucket)
+            with pytest.raises(ClientError, match="SlowDown"):
+                client.put_object(Bucket=bucket, Key="a b+c/é", Body=b"x")
+            client.put_object(Bucket=bucket, Key="a b+c/é", Body=bytes(1 << 20))
+            body: bytes = client.get_object(Bucket=bucket, Key="a b+c/é")["Body"].read()
+            return body
+
+    slow_down = Status(503, b"<Error><Code>SlowDown</Code><Message>m</Message></Error>")
+    async with FaultProxy(seaweed.endpoint, Rule(slow_down, method="PUT", path="/a%20b%2Bc/")) as proxy:
+        assert await asyncio.to_thread(copy_through, proxy.endpoint, bucket_name()) == bytes(1 << 20)
+        proxy.assert_fired()
+        assert [seen.status for seen in proxy.requests(path="a%20b")] == [503, 200, 200]
+
+
+class Absent(Broken):
+    def command(self) -> list[str]:
+        return [find_program(f"absent-{uuid.uuid4()}", "some-package")]
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_a_missing_server_fails_in_ci_and_skips_elsewhere(monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]) -> None:
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="some-package"), running(Absent()):
+        pass

@@ -74,7 +74,7 @@ def default_texts(field: FieldInfo) -> set[str]:
     if isinstance(default, int):
         return {f"`{default}`", f"`{format_size(default)}`"}
     if isinstance(default, float):
-        return {f"`{format_duration(default)}`"}
+        return {f"`{format_duration(default)}`", f"`{default:g}`"}
     if isinstance(default, str):
         return {f"`{default}`", '`""`' if not default else ""}
     if default in ((), {}):

@@ -534,9 +534,9 @@ async def test_completing_twice_changes_nothing(case: Case) -> None:
 
 async def test_a_failing_body_stores_no_part(case: Case) -> None:
     upload = await begin(case)
-    for make in (lambda: body_of([noise(1000), SourceChanged("cut")], 2000), lambda: body_of([b"abc"], 3, refuse)):
+    for body in (body_of([noise(1000), SourceChanged("cut")], 2000), body_of([b"abc"], 3, refuse)):
         with pytest.raises((SourceChanged, IntegrityMismatch)):
-            await case.store.put_part(case.bucket, case.key(), upload, 1, 0, make())
+            await case.store.put_part(case.bucket, case.key(), upload, 1, 0, body)
     assert await case.store.list_parts(case.bucket, case.key(), upload) == []
     await case.store.abort_upload(case.bucket, case.key(), upload)
 
@@ -581,10 +581,12 @@ async def test_open_uploads_are_listed_with_key_id_and_time(case: Case) -> None:
 
 async def test_parts_may_come_from_a_pinned_object_of_the_store(case: Case) -> None:
     data, pieces = parts_of(case)
+    if case.store.kind == "gcs":  # GCS copies no ranges: a part there can only be a whole object
+        pieces = [(1, 0, data)]
     source = await case.put("source", data)
     upload = await begin(case)
     at = (case.bucket, case.key(), upload)
-    parts = [await case.store.copy_part(*at, n, case.bucket, source.key, source.version, offset, len(piece)) for n, offset, piece in pieces]
+    parts = [await case.store.copy_part(*at, n, case.bucket, source.key, source.version, start, len(piece)) for n, start, piece in pieces]
     assert [(part.number, part.size_bytes) for part in parts] == [(n, len(piece)) for n, _, piece in pieces]
     await complete(case, upload, parts, ABSENT, crc32c(data))
     assert await case.now() == data

@@ -165,7 +165,7 @@ def test_the_epoch_changes_with_whatever_changes_a_copy(change: dict[str, Any]) 
         {"parts": {"concurrency": 2}},
         {"deletes": "mirror"},
         {"overwrite": "latest"},
-        {"parts": {"one_shot_max": "64MiB"}},
+        {"parts": {"one_shot_max": None}},
         {"include": None},
     ],
 )

@@ -1,0 +1,546 @@
+"""Amazon S3 and S3-compatible stores over signed HTTP: every key exact, every read pinned, every write conditional.
+
+Uploads are verified on arrival by a CRC32C: in a header where it is known or the body is small, else in a trailer, else
+(an endpoint without trailers) in a header after the body was gathered in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
+from typing import Literal
+
+from replication.errors import (
+    BucketNotFound,
+    IntegrityMismatch,
+    KeyUnrepresentable,
+    NotSupported,
+    ObjectError,
+    ObjectNotFound,
+    PreconditionFailed,
+    Refused,
+    ServerFault,
+    SourceChanged,
+    UploadLost,
+)
+from replication.keys import RESERVED_PREFIX, check_key
+from replication.limits import KIB, MIB, S3_LIMITS, Capabilities
+from replication.models import Attributes, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
+from stores.base import Store
+from stores.body import Body
+from stores.checksum import decode_crc, encode_crc
+from stores.s3headers import (
+    CRC32C,
+    FULL_OBJECT,
+    attribute_headers,
+    checksums,
+    condition_headers,
+    object_info,
+    quoted,
+    replace_headers,
+    source_headers,
+    version_id,
+)
+from stores.s3list import S3Listing
+from stores.s3probe import WriteProbe, honours_read_pins, key_refusal, presumed, unkept_key
+from stores.s3wire import Address, Answer, DefaultChain, S3Wire, StaticCredentials, exactly, framed, read_answer, trailer_headers
+from stores.s3xml import complete_document, is_error, parse_parts, parse_result, parse_tags, parse_uploads, parse_versioning, unquote_etag
+from stores.signing import UNSIGNED_PAYLOAD, UNSIGNED_PAYLOAD_TRAILER, Credentials
+
+SMALL_BODY = 256 * KIB
+"""Up to here a body is gathered, so that its checksum goes ahead of it in a header."""
+MAX_GATHERED = 64 * MIB
+"""The most that is gathered for an endpoint that verifies headers only; a larger body of unknown checksum is refused."""
+COMMIT_IDLE_S = 600.0
+"""Longest silence while the store copies or completes: AWS sends whitespace meanwhile, other stores nothing."""
+BUCKET_SEEN_S = 5.0
+"""How long the proof that a bucket is there and readable serves for further absent keys."""
+ABORT_TRIES = 5
+ABORT_DELAY_S = 0.2
+
+UploadChecksum = Literal["trailer", "header", "response", "none"]
+
+
+class S3Store(Store):
+    """One S3 endpoint with one set of credentials (`Store` is the contract).
+
+    Without an endpoint it is AWS's of `region`. Without keys the default AWS chain gives the credentials.
+    """
+
+    kind = "s3"
+    limits = S3_LIMITS
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        region: str,
+        endpoint: str | None = None,
+        access_key_id: str | None = None,
+        secret_access_key: str | None = None,
+        session_token: str | None = None,
+        path_style: bool | None = None,
+        connections: int = 128,
+        expected_bucket_owner: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        static = Credentials(access_key_id, secret_access_key, session_token or "") if access_key_id and secret_access_key else None
+        address = Address.of(endpoint, region, path_style)
+        self.name = name
+        self.identity = f"s3 {address.scheme}://{address.host}{address.path} {region} {access_key_id or 'default chain'}"
+        self._aws = endpoint is None
+        self._wire = S3Wire(
+            address,
+            region,
+            StaticCredentials(static) if static else DefaultChain(),
+            connections=connections,
+            expected_bucket_owner=expected_bucket_owner,
+            clock=clock,
+        )
+        self._clock = clock
+        self._owner = expected_bucket_owner
+        self._listing = S3Listing(self._wire)
+        self._capabilities: dict[str, Capabilities] = {}
+        self._keeps_keys: dict[str, bool] = {}
+        self._tags_counted: dict[str, bool] = {}
+        self._seen_at: dict[str, float] = {}
+        self._full_object = True
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    async def probe(self, bucket: str, *, writable: bool) -> Capabilities:
+        await self._listing.page(bucket, "", 1)
+        versioned = await self._versioned(bucket)
+        if not writable:
+            pins = await honours_read_pins(self._wire, self._listing, bucket)
+            detail = "not asked for writes" + ("; no object to test read pins with" if pins is None else "")
+            found = presumed(aws=self._aws, versioned=versioned, detail=detail)
+            return found if pins is None else replace(found, pinned_reads=pins)
+        found, self._keeps_keys[bucket] = await self._write_probe(bucket).run(versioned=versioned)
+        self._capabilities[bucket] = found
+        return found
+
+    def _write_probe(self, bucket: str) -> WriteProbe:
+        return WriteProbe(self._wire, self._listing, bucket, f"{RESERVED_PREFIX}probe/{uuid.uuid4().hex}/", aws=self._aws)
+
+    async def _versioned(self, bucket: str) -> bool:
+        """False also where the endpoint does not tell: a version then has no id, and nothing relies on one."""
+        answer = await self._wire.send("GET", bucket, query={"versioning": ""})
+        if answer.failed:
+            return False
+        return parse_versioning(answer.body)
+
+    async def head(self, bucket: str, key: str, *, tags: bool = True) -> ObjectInfo:
+        check_key(key)
+        answer = await self._wire.send("HEAD", bucket, key, headers={"x-amz-checksum-mode": "ENABLED"})
+        if answer.status == 404:
+            raise await self._absence(bucket, key, answer)
+        if answer.failed:
+            raise await self._told_by_get(bucket, key, answer)
+        self._seen_at[bucket] = self._clock()
+        info = object_info(key, answer.headers)
+        if not tags:
+            return info
+        found = await self._tags(bucket, key, answer)
+        return replace(info, attributes=replace(info.attributes, tags=found))
+
+    async def _absence(self, bucket: str, key: str, answer: Answer) -> ObjectError:
+        """What a HEAD's 404 means. It has no body and so looks the same without key, bucket or permission: absence is
+        believed only where the bucket lists (or names a delete marker), which serves further keys for a few seconds."""
+        absent = ObjectNotFound("the store has no object of this key")
+        if answer.headers.get("x-amz-delete-marker") == "true":
+            return absent
+        if self._clock() - self._seen_at.get(bucket, -BUCKET_SEEN_S) < BUCKET_SEEN_S:
+            return absent
+        page = await self._listing.page(bucket, key, 1)
+        if any(entry.key == key for entry in page.objects):
+            return ServerFault("HEAD answers 404 for a key that the listing holds")
+        self._seen_at[bucket] = self._clock()
+        return absent
+
+    async def _told_by_get(self, bucket: str, key: str, answer: Answer) -> ObjectError:
+        """The error behind a failed HEAD, which has no body, in the words of a GET."""
+        if answer.status in (301, 400, 403):
+            again = await self._wire.send("GET", bucket, key, headers={"range": "bytes=0-0"})
+            answer = again if again.failed and again.status not in (404, 416) else answer
+        return self._error(answer, key)
+
+    async def _tags(self, bucket: str, key: str, answer: Answer) -> dict[str, str] | None:
+        """The object's tags, asked for only where there may be some; None on an endpoint without tags.
+
+        AWS and SeaweedFS count tags in HEAD, AWS only for who may read them. So an absent count is taken for none once
+        the endpoint is known to count: it did so, or AWS let us read an empty set.
+        """
+        counts = "x-amz-tagging-count" in answer.headers
+        if counts or answer.headers.get("Server", "").startswith("SeaweedFS"):
+            self._tags_counted[bucket] = True
+        if not counts and self._tags_counted.get(bucket):
+            return {}
+        query = {"tagging": ""}
+        if version := version_id(answer.headers):
+            query["versionId"] = version
+        try:
+            tags = parse_tags((await self._wire.call("GET", bucket, key, query)).body)
+        except NotSupported:
+            return None
+        if self._aws and not counts:
+            self._tags_counted[bucket] = not tags
+        return tags
+
+    def list_objects(
+        self, bucket: str, prefix: str = "", *, start_after: str = "", page_size: int = 1000
+    ) -> AsyncIterator[Sequence[ListedObject]]:
+        return self._listing.pages(bucket, prefix, start_after, page_size)
+
+    @asynccontextmanager
+    async def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        whole = offset == 0 and length == pin.size_bytes
+        query = {"versionId": pin.id} if pin.id else None
+        headers = {} if pin.id else {"if-match": quoted(pin)}
+        if not whole:
+            headers["range"] = f"bytes={offset}-{offset + length - 1}"
+        async with self._wire.open("GET", bucket, key, query, headers) as response:
+            if response.status != (200 if whole else 206):
+                raise self._read_error(await read_answer(response), key)
+            _check_read(response.headers, pin, None if whole else offset, length)
+            yield exactly(response, length)
+
+    def _read_error(self, answer: Answer, key: str) -> ObjectError:
+        if not answer.failed:
+            return IntegrityMismatch(f"the answer to a read has status {answer.status}")
+        error = self._error(answer, key)
+        if isinstance(error, (PreconditionFailed, ObjectNotFound)):
+            return SourceChanged(str(error))
+        return error
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def put(self, bucket: str, key: str, body: Body, attributes: Attributes, condition: Condition) -> ObjectInfo:
+        await self._check_writable(bucket, key)
+        headers = attribute_headers(attributes) | condition_headers(condition)
+        answer = await self._upload(bucket, key, None, headers, body)
+        version = Version(body.size_bytes, unquote_etag(answer.headers.get("ETag", "")), version_id(answer.headers))
+        return ObjectInfo(key, version, attributes, checksums(answer.headers))
+
+    async def _upload(self, bucket: str, key: str, query: Mapping[str, str] | None, headers: dict[str, str], body: Body) -> Answer:
+        """Sends a body, its CRC32C in a header or behind it, as the endpoint takes it."""
+        mode, known, size = self._upload_checksum(bucket), body.known_crc32c, body.size_bytes
+        data: bytes | AsyncIterator[bytes]
+        payload = UNSIGNED_PAYLOAD
+        if size <= SMALL_BODY or (mode == "header" and known is None):
+            data = await _gathered(body)
+            headers[CRC32C] = encode_crc(body.digest.crc32c)
+        elif mode == "trailer" and known is None:
+            headers = trailer_headers(headers, size, announce=self._aws)
+            data, payload = framed(aiter(body), size, lambda: body.digest.crc32c), UNSIGNED_PAYLOAD_TRAILER
+        else:
+            data = aiter(body)
+            if known is not None:
+                headers[CRC32C] = encode_crc(known)
+        headers.setdefault("content-length", str(size))
+        answer = await self._wire.send("PUT", bucket, key, query, headers, data, payload=payload)
+        if answer.failed:
+            raise self._write_error(answer, key)
+        return answer
+
+    def _upload_checksum(self, bucket: str) -> UploadChecksum:
+        known = self._capabilities.get(bucket)
+        return known.upload_checksum if known else "trailer" if self._aws else "header"
+
+    async def _check_writable(self, bucket: str, key: str) -> None:
+        """Raises for a key that cannot be stored under exactly its name. An endpoint is asked once for each bucket
+        whether it keeps odd keys apart, when the first such key comes, and whether the bucket is there at all, since
+        some (SeaweedFS) make a missing one by themselves."""
+        check_key(key)
+        if self._aws:
+            return
+        if bucket not in self._seen_at:
+            await self._listing.page(bucket, "", 1)
+            self._seen_at[bucket] = self._clock()
+        if not unkept_key(key):
+            return
+        if bucket not in self._keeps_keys:
+            probe = self._write_probe(bucket)
+            try:
+                self._keeps_keys[bucket] = await probe.keeps_keys()
+            finally:
+                await probe.clean_up()
+        if not self._keeps_keys[bucket]:
+            raise key_refusal(key)
+
+    def _write_error(self, answer: Answer, key: str) -> ObjectError:
+        """As `_error`; an absent key answers only a write that should match a version (AWS: 404, others: 412)."""
+        error = self._error(answer, key)
+        return PreconditionFailed(str(error)) if isinstance(error, ObjectNotFound) else error
+
+    def _error(self, answer: Answer, key: str) -> ObjectError:
+        """The error of a failed answer about `key`."""
+        error = answer.error()
+        if type(error) is Refused and answer.status == 400 and unkept_key(key):
+            return KeyUnrepresentable(str(error))
+        return error
+
+    async def copy(
+        self,
+        source_bucket: str,
+        source_key: str,
+        pin: Version,
+        bucket: str,
+        key: str,
+        attributes: Attributes,
+        condition: Condition,
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> ObjectInfo:
+        await self._check_writable(bucket, key)
+        if pin.size_bytes > self.limits.max_copy_size:
+            raise NotSupported(f"one request copies at most {self.limits.max_copy_size} bytes")
+        headers = replace_headers(attributes) | condition_headers(condition) | self._source(source_bucket, source_key, pin)
+        try:
+            answer = await self._wire.call("PUT", bucket, key, headers=headers, idle_timeout_s=COMMIT_IDLE_S)
+        except (PreconditionFailed, ObjectNotFound) as error:
+            raise await self._fence_of_copy(source_bucket, source_key, pin, error) from error
+        if progress is not None:
+            progress(pin.size_bytes)
+        return _committed(key, pin.size_bytes, attributes, answer, "CopyObjectResult")
+
+    def _source(self, bucket: str, key: str, pin: Version) -> dict[str, str]:
+        owner = {"x-amz-source-expected-bucket-owner": self._owner} if self._owner else {}
+        return source_headers(bucket, key, pin) | owner
+
+    async def _fence_of_copy(self, bucket: str, key: str, pin: Version, error: ObjectError) -> ObjectError:
+        """Which fence held: a 412 or 404 of a copy does not tell whether it was the source's or the destination's."""
+        held = PreconditionFailed(str(error))
+        if pin.id:
+            return held
+        try:
+            current = await self.head(bucket, key, tags=False)
+        except ObjectNotFound as gone:
+            return SourceChanged(str(gone))
+        return held if current.version.token == pin.token else SourceChanged("the source is no longer the pinned version")
+
+    async def update_attributes(self, bucket: str, key: str, version: Version, attributes: Attributes) -> ObjectInfo:
+        check_key(key)
+        if version.size_bytes > self.limits.max_copy_size:
+            raise NotSupported(f"S3 sets attributes by a copy onto itself, of at most {self.limits.max_copy_size} bytes")
+        headers = replace_headers(attributes) | {"if-match": quoted(version)} | self._source(bucket, key, version)
+        try:
+            answer = await self._wire.call("PUT", bucket, key, headers=headers, idle_timeout_s=COMMIT_IDLE_S)
+        except (ObjectNotFound, SourceChanged) as error:
+            raise PreconditionFailed(str(error)) from error
+        return _committed(key, version.size_bytes, attributes, answer, "CopyObjectResult")
+
+    async def delete(self, bucket: str, key: str, version: Version) -> None:
+        check_key(key)
+        known = self._capabilities.get(bucket)
+        if known is not None and not known.conditional_deletes and not await self._is_current(bucket, key, version):
+            return
+        answer = await self._wire.send("DELETE", bucket, key, headers={"if-match": quoted(version)})
+        if not answer.failed:
+            return
+        error = self._error(answer, key)
+        if not isinstance(error, (PreconditionFailed, ObjectNotFound)):
+            raise error
+        if await self._is_there(bucket, key):
+            raise PreconditionFailed(str(error))
+
+    async def _is_there(self, bucket: str, key: str) -> bool:
+        """False on positive evidence of absence: SeaweedFS answers 412 to a conditional delete of an absent key."""
+        try:
+            await self.head(bucket, key, tags=False)
+        except ObjectNotFound:
+            return False
+        return True
+
+    async def _is_current(self, bucket: str, key: str, version: Version) -> bool:
+        """The last look before a delete that the endpoint does not fence; False if the key is absent already."""
+        try:
+            current = await self.head(bucket, key, tags=False)
+        except ObjectNotFound:
+            return False
+        if current.version.token != version.token:
+            raise PreconditionFailed("another version is current, and the endpoint has no conditional delete")
+        return True
+
+    # --- uploads of parts --------------------------------------------------------------------------------------------
+
+    async def begin_upload(self, bucket: str, key: str, attributes: Attributes) -> str:
+        await self._check_writable(bucket, key)
+        headers = attribute_headers(attributes)
+        answer = await self._wire.send("POST", bucket, key, {"uploads": ""}, headers | (FULL_OBJECT if self._full_object else {}))
+        if self._full_object and _unknown_request(answer):
+            self._full_object = False
+            answer = await self._wire.send("POST", bucket, key, {"uploads": ""}, headers)
+        if answer.failed:
+            raise self._error(answer, key)
+        upload_id = parse_result(answer.body, "InitiateMultipartUploadResult").get("UploadId", "")
+        if not upload_id:
+            raise ServerFault("the store began an upload without telling its id")
+        return upload_id
+
+    async def put_part(self, bucket: str, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
+        answer = await self._upload(bucket, key, {"uploadId": upload_id, "partNumber": str(number)}, {}, body)
+        told = decode_crc(answer.headers.get(CRC32C, "-"))
+        verified = body.known_crc32c is not None or self._upload_checksum(bucket) in ("header", "trailer")
+        crc = told if told is not None else body.digest.crc32c if verified else None
+        return Part(number, body.size_bytes, unquote_etag(answer.headers.get("ETag", "")), crc)
+
+    async def copy_part(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        number: int,
+        source_bucket: str,
+        source_key: str,
+        pin: Version,
+        offset: int,
+        length: int,
+    ) -> Part:
+        span = {"x-amz-copy-source-range": f"bytes={offset}-{offset + length - 1}"}
+        headers = span | self._source(source_bucket, source_key, pin)
+        query = {"uploadId": upload_id, "partNumber": str(number)}
+        try:
+            answer = await self._wire.call("PUT", bucket, key, query, headers, idle_timeout_s=COMMIT_IDLE_S)
+        except (PreconditionFailed, ObjectNotFound) as error:
+            raise SourceChanged(str(error)) from error
+        result = parse_result(answer.body, "CopyPartResult")
+        return Part(number, length, unquote_etag(result.get("ETag", "")), decode_crc(result.get("ChecksumCRC32C") or "-"))
+
+    async def list_parts(self, bucket: str, key: str, upload_id: str) -> list[Part]:
+        newest: dict[int, tuple[datetime, Part]] = {}
+        marker = ""
+        while True:
+            query = {"uploadId": upload_id, "max-parts": "1000"} | ({"part-number-marker": marker} if marker else {})
+            try:
+                page = parse_parts((await self._wire.call("GET", bucket, key, query)).body)
+            except ObjectNotFound as error:
+                raise UploadLost(str(error)) from error
+            for modified, part in page.parts:
+                # SeaweedFS keeps and lists what was replaced by sending a part again.
+                if part.number not in newest or modified >= newest[part.number][0]:
+                    newest[part.number] = (modified, part)
+            if not page.truncated:
+                return [newest[number][1] for number in sorted(newest)]
+            if not page.parts or page.marker == marker:
+                raise ServerFault("the listing of parts is truncated but does not go on")
+            marker = page.marker
+
+    async def complete_upload(
+        self,
+        bucket: str,
+        key: str,
+        upload_id: str,
+        parts: Sequence[Part],
+        attributes: Attributes,
+        condition: Condition,
+        *,
+        crc32c: int | None,
+    ) -> ObjectInfo:
+        size = sum(part.size_bytes for part in parts)
+        whole: dict[str, str] = {}
+        if crc32c is not None and self._full_object:
+            whole = {CRC32C: encode_crc(crc32c), "x-amz-checksum-type": "FULL_OBJECT", "x-amz-mp-object-size": str(size)}
+        answer = await self._complete(bucket, key, upload_id, parts, condition, whole)
+        if whole and _unknown_request(answer):
+            answer = await self._complete(bucket, key, upload_id, parts, condition, {})
+        if answer.failed or is_error(answer.body):
+            raise self._write_error(answer, key)
+        info = _committed(key, size, attributes, answer, "CompleteMultipartUploadResult")
+        return info if info.checksums.crc32c is not None else await self._as_shown(bucket, info)
+
+    async def _complete(
+        self, bucket: str, key: str, upload_id: str, parts: Sequence[Part], condition: Condition, whole: dict[str, str]
+    ) -> Answer:
+        document = complete_document(parts, checksums=bool(whole))
+        headers = condition_headers(condition) | whole
+        return await self._wire.send("POST", bucket, key, {"uploadId": upload_id}, headers, document, idle_timeout_s=COMMIT_IDLE_S)
+
+    async def _as_shown(self, bucket: str, info: ObjectInfo) -> ObjectInfo:
+        """A commit whose answer told no checksum, as a HEAD tells it, if that shows the same version still."""
+        try:
+            shown = await self.head(bucket, info.key, tags=False)
+        except ObjectError:
+            return info
+        if shown.version.etag != info.version.etag or (info.version.id and shown.version.id != info.version.id):
+            return info
+        return replace(info, version=shown.version, checksums=shown.checksums)
+
+    async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
+        """Parts that were on their way can land after an abort, so it is repeated until the upload is unknown."""
+        for attempt in range(ABORT_TRIES):
+            answer = await self._wire.send("DELETE", bucket, key, {"uploadId": upload_id})
+            if answer.failed and answer.status != 404:
+                raise self._error(answer, key)
+            if answer.fault.get("Code") == "NoSuchBucket":
+                raise BucketNotFound("the bucket of the upload does not exist")
+            try:
+                await self.list_parts(bucket, key, upload_id)
+            except UploadLost:
+                return
+            await asyncio.sleep(ABORT_DELAY_S * (attempt + 1))
+        raise ServerFault("the upload is still listed after it was aborted")
+
+    async def list_uploads(self, bucket: str, prefix: str = "") -> AsyncIterator[OpenUpload]:
+        markers = ("", "")
+        while True:
+            query = {"uploads": "", "encoding-type": "url", "max-uploads": "1000", "prefix": prefix}
+            if markers[0]:
+                query |= {"key-marker": markers[0], "upload-id-marker": markers[1]}
+            page = parse_uploads((await self._wire.call("GET", bucket, query=query)).body)
+            for upload in page.uploads:
+                if upload.key.startswith(prefix):
+                    yield upload
+            if not page.truncated:
+                return
+            if not page.uploads or markers == (page.key_marker, page.id_marker):
+                raise ServerFault("the listing of uploads is truncated but does not go on")
+            markers = (page.key_marker, page.id_marker)
+
+    async def close(self) -> None:
+        await self._wire.close()
+
+
+async def _gathered(body: Body) -> bytes:
+    """All bytes of a body that is not too large for it, and that has the checksum it announced."""
+    if body.size_bytes > MAX_GATHERED:
+        raise NotSupported(f"the endpoint verifies no trailers, and {body.size_bytes} bytes of unknown checksum are too many to gather")
+    data = await body.gather()
+    if body.known_crc32c not in (None, body.digest.crc32c):
+        raise IntegrityMismatch("the bytes do not have the CRC32C that was announced for them")
+    return data
+
+
+def _check_read(headers: Mapping[str, str], pin: Version, offset: int | None, length: int) -> None:
+    """Raises unless the head of an answer promises exactly the bytes asked for, of exactly the pinned version."""
+    etag = unquote_etag(headers.get("ETag", ""))
+    told = version_id(headers)
+    if (pin.etag and etag and etag != pin.etag) or (pin.id and told and told != pin.id):
+        raise SourceChanged("the store gave another version than the one that was asked for")
+    if headers.get("Content-Length") != str(length):
+        raise IntegrityMismatch(f"the answer announces {headers.get('Content-Length')} bytes, {length} were asked for")
+    if offset is None:
+        return
+    expected = f"bytes {offset}-{offset + length - 1}/{pin.size_bytes}"
+    if headers.get("Content-Range") != expected:
+        raise IntegrityMismatch(f"the answer holds {headers.get('Content-Range')}, asked for was {expected}")
+
+
+def _committed(key: str, size: int, attributes: Attributes, answer: Answer, name: str) -> ObjectInfo:
+    """The object that a copy or a complete made, from its answer."""
+    result = parse_result(answer.body, name)
+    told = {f"x-amz-checksum-{kind}": result.get(f"Checksum{kind.upper()}", "") for kind in ("crc32c", "crc64nvme", "crc32")}
+    told |= {"ETag": result.get("ETag", ""), "x-amz-checksum-type": result.get("ChecksumType", "FULL_OBJECT")}
+    encryption = {name: value for name, value in answer.headers.items() if name.lower().startswith("x-amz-server-side-encryption")}
+    version = Version(size, unquote_etag(told["ETag"]), version_id(answer.headers))
+    return ObjectInfo(key, version, attributes, checksums(told | {name.lower(): value for name, value in encryption.items()}))
+
+
+def _unknown_request(answer: Answer) -> bool:
+    """True if the store refused the request itself: it does not know the headers that ask for a full-object checksum."""
+    return answer.status in (400, 501) and type(answer.error()) in (Refused, NotSupported)

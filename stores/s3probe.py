@@ -1,0 +1,190 @@
+"""Finding out what an S3 endpoint really does, by asking it for things that it must refuse, and which keys it keeps apart."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Literal
+
+from replication.errors import KeyCollision, KeyUnrepresentable, ObjectError, ServerFault, StoreTimeout
+from replication.limits import Capabilities
+from replication.models import Part
+from stores.checksum import crc32c, encode_crc
+from stores.s3headers import CRC32C
+from stores.s3list import S3Listing
+from stores.s3wire import Answer, S3Wire, framed_bytes, trailer_headers
+from stores.s3xml import complete_document, parse_result, unquote_etag
+from stores.signing import UNSIGNED_PAYLOAD_TRAILER, encode_key
+
+DATA = b"drayage probe"
+NO_ETAG = '"00000000000000000000000000000000"'
+"""An ETag that no probe object has: it is the MD5 of nothing known."""
+ODD_NAME = "k\\e//y/"
+"""A name that an endpoint on a file system cannot keep: empty segments, a body behind a trailing slash, a backslash."""
+_HIDDEN = re.compile(r"(?:^|/)(?:\.uploads|[^/]*\.versions)/")
+"""Below SeaweedFS's own folders, which no listing shows."""
+KEYS_MERGED = "merges or loses keys with empty segments, '.', '..', backslashes or a trailing slash: they are refused"
+
+
+def presumed(*, aws: bool, versioned: bool, detail: str) -> Capabilities:
+    """What is taken for granted before anything was written: AWS's documentation for AWS, for others only the upload
+    checksum in a header, which an endpoint that does not know it ignores."""
+    return Capabilities(
+        conditional_writes=aws,
+        conditional_completes=aws,
+        conditional_deletes=aws,
+        pinned_reads=aws,
+        server_side_copy=True,
+        upload_checksum="trailer" if aws else "header",
+        versioned=versioned,
+        detail=detail,
+    )
+
+
+async def honours_read_pins(wire: S3Wire, listing: S3Listing, bucket: str) -> bool | None:
+    """True if a read with a wrong ETag is refused, None if there is no object to ask for. Writes nothing."""
+    page = await listing.page(bucket, "", 1)
+    if not page.objects:
+        return None
+    return (await _pinned_read(wire, bucket, page.objects[0].key)).status == 412
+
+
+async def _pinned_read(wire: S3Wire, bucket: str, key: str) -> Answer:
+    return await wire.send("GET", bucket, key, headers={"if-match": NO_ETAG, "range": "bytes=0-0"})
+
+
+class WriteProbe:
+    """One probe of one bucket with objects under `folder`, which it removes again: about 20 small requests."""
+
+    def __init__(self, wire: S3Wire, listing: S3Listing, bucket: str, folder: str, *, aws: bool) -> None:
+        self._wire = wire
+        self._listing = listing
+        self._bucket = bucket
+        self._folder = folder
+        self._aws = aws
+        self._made: set[tuple[str, str]] = set()
+
+    async def run(self, *, versioned: bool) -> tuple[Capabilities, bool]:
+        """The capabilities, and whether the endpoint keeps every key apart. A refused first write raises its error."""
+        try:
+            base = self._folder + "base"
+            await self._must("PUT", base, {CRC32C: encode_crc(crc32c(DATA))}, DATA)
+            kept = await self.keeps_keys()
+            capabilities = Capabilities(
+                conditional_writes=await self._fenced("PUT", base, {"if-none-match": "*"}, DATA)
+                and await self._fenced("PUT", base, {"if-match": NO_ETAG}, DATA),
+                conditional_completes=await self._fences_completes(base),
+                pinned_reads=(await _pinned_read(self._wire, self._bucket, base)).status == 412,
+                server_side_copy=await self._copies(base),
+                upload_checksum=await self._upload_checksum(),
+                conditional_deletes=await self._fenced("DELETE", base, {"if-match": NO_ETAG}, None),
+                versioned=versioned,
+                detail="" if kept else KEYS_MERGED,
+            )
+            return capabilities, kept
+        finally:
+            await self.clean_up()
+
+    async def keeps_keys(self) -> bool:
+        """True if a key that a file system would change comes back from a listing as it was stored."""
+        stored = await self._try("PUT", self._folder + ODD_NAME, {}, DATA)
+        if stored.failed:
+            return False
+        page = await self._listing.page(self._bucket, self._folder + ODD_NAME[0], 10)
+        return [(entry.key, entry.version.size_bytes) for entry in page.objects] == [(self._folder + ODD_NAME, len(DATA))]
+
+    async def clean_up(self) -> None:
+        """Removes what was stored, by version where there are versions."""
+        made, self._made = self._made, set()
+        removals = [self._wire.send("DELETE", self._bucket, key, {"versionId": version} if version else None) for key, version in made]
+        await asyncio.gather(*removals, return_exceptions=True)
+
+    async def _upload_checksum(self) -> Literal["trailer", "header", "none"]:
+        with suppress(ServerFault, StoreTimeout):
+            if await self._verifies_trailers():
+                return "trailer"
+        wrong = await self._try("PUT", self._folder + "header", {CRC32C: encode_crc(crc32c(DATA) ^ 1)}, DATA)
+        return "header" if wrong.failed else "none"
+
+    async def _verifies_trailers(self) -> bool:
+        """A right trailer must be taken and taken off, a wrong one refused."""
+        key = self._folder + "trailer"
+        right = await self._framed(key, crc32c(DATA))
+        shown = await self._wire.send("HEAD", self._bucket, key)
+        if right.failed or shown.failed or shown.headers.get("Content-Length") != str(len(DATA)):
+            return False
+        return (await self._framed(key, crc32c(DATA) ^ 1)).failed
+
+    async def _framed(self, key: str, crc: int) -> Answer:
+        headers = trailer_headers({}, len(DATA), announce=self._aws)
+        return await self._try("PUT", key, headers, framed_bytes(DATA, crc), payload=UNSIGNED_PAYLOAD_TRAILER)
+
+    async def _copies(self, base: str) -> bool:
+        source = {"x-amz-copy-source": f"/{self._bucket}/{encode_key(base)}"}
+        answer = await self._try("PUT", self._folder + "copy", source, None)
+        return not answer.failed and not answer.fault
+
+    async def _fences_completes(self, base: str) -> bool:
+        begun = await self._must("POST", base, {}, None, {"uploads": ""})
+        upload = {"uploadId": parse_result(begun.body, "InitiateMultipartUploadResult").get("UploadId", "")}
+        try:
+            part = await self._must("PUT", base, {}, DATA, upload | {"partNumber": "1"})
+            parts = [Part(1, len(DATA), unquote_etag(part.headers.get("ETag", "")))]
+            return await self._fenced("POST", base, {"if-none-match": "*"}, complete_document(parts, checksums=False), upload)
+        finally:
+            with suppress(ObjectError):
+                await self._wire.send("DELETE", self._bucket, base, upload)
+
+    async def _fenced(
+        self, method: str, key: str, condition: Mapping[str, str], data: bytes | None, query: Mapping[str, str] | None = None
+    ) -> bool:
+        """True if a condition that does not hold keeps the request from being done."""
+        return (await self._try(method, key, condition, data, query)).status == 412
+
+    async def _must(
+        self, method: str, key: str, headers: Mapping[str, str], data: bytes | None, query: Mapping[str, str] | None = None
+    ) -> Answer:
+        answer = await self._try(method, key, headers, data, query)
+        if answer.failed:
+            raise answer.error()
+        return answer
+
+    async def _try(
+        self,
+        method: str,
+        key: str,
+        headers: Mapping[str, str],
+        data: bytes | None,
+        query: Mapping[str, str] | None = None,
+        *,
+        payload: str = "UNSIGNED-PAYLOAD",
+    ) -> Answer:
+        """One request; a 5xx or 429 is no finding and raises. What it may have stored is remembered."""
+        stored = {(key, "")} - self._made if method == "PUT" and not query else set()
+        self._made |= stored
+        answer = await self._wire.send(method, self._bucket, key, query, headers, data, payload=payload)
+        if (answer.status >= 500 and answer.status != 501) or answer.status == 429:
+            raise answer.error()
+        version = answer.headers.get("x-amz-version-id")
+        if version or answer.failed:
+            self._made -= stored
+        if version:
+            self._made.add((key, version))
+        return answer
+
+
+def unkept_key(key: str) -> bool:
+    """True for a key that an endpoint on a file system cannot hold under exactly this name."""
+    return "\\" in key or any(segment in ("", ".", "..") for segment in key.split("/")) or bool(_HIDDEN.search(key))
+
+
+def key_refusal(key: str) -> KeyCollision | KeyUnrepresentable:
+    """The error for an `unkept_key`: a collision where the endpoint would store it under another key's name."""
+    if _HIDDEN.search(key):
+        return KeyUnrepresentable("the endpoint does not list what stands in its own folders, .uploads and ….versions")
+    merged = "/".join(segment for segment in key.replace("\\", "/").split("/") if segment)
+    if key.rstrip("/") == merged or {".", ".."} & set(key.split("/")):
+        return KeyUnrepresentable("the endpoint loses what is stored behind a trailing slash or a dot segment")
+    return KeyCollision(f"the endpoint would store {key!r} as {merged!r}")

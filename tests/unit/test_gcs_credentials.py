@@ -1,0 +1,62 @@
+"""Bearer tokens, with credentials of our own in place of Google's: its token endpoint cannot be reached from a test."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from google.auth import exceptions as auth_errors
+from google.auth.credentials import Credentials
+
+from replication.errors import CredentialsRefused, EndpointUnreachable, ObjectError
+from stores.gcs_credentials import BearerTokens
+
+
+class Issued(Credentials):  # type: ignore[misc, unused-ignore]
+    """Credentials whose every refresh gives a numbered token that lives for `lives`, or fails with `failure`."""
+
+    def __init__(self, lives: timedelta, failure: Exception | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.refreshes = 0
+        self._lives = lives
+        self._failure = failure
+
+    def refresh(self, request: object) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self.refreshes += 1
+        self.token = f"token-{self.refreshes}"
+        self.expiry = datetime.now(UTC).replace(tzinfo=None) + self._lives  # google.auth compares naive UTC times
+
+
+async def test_a_fresh_token_is_fetched_once_for_all_tasks() -> None:
+    issued = Issued(timedelta(hours=1))
+    tokens = BearerTokens(lambda: issued)
+    headers = await asyncio.gather(*(tokens.headers() for _ in range(20)))
+    assert {one["authorization"] for one in headers} == {"Bearer token-1"}
+    assert issued.refreshes == 1
+
+
+async def test_a_token_near_its_end_is_replaced() -> None:
+    issued = Issued(timedelta(seconds=30))
+    tokens = BearerTokens(lambda: issued)
+    assert (await tokens.headers())["authorization"] == "Bearer token-1"
+    assert (await tokens.headers())["authorization"] == "Bearer token-2"
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [(auth_errors.RefreshError, CredentialsRefused), (auth_errors.TransportError, EndpointUnreachable)],
+)
+async def test_a_failed_refresh_is_told_apart_from_an_unreachable_endpoint(failure: type[Exception], error: type[ObjectError]) -> None:
+    with pytest.raises(error):
+        await BearerTokens(lambda: Issued(timedelta(hours=1), failure())).headers()
+
+
+async def test_missing_credentials_are_refused() -> None:
+    def none() -> Credentials:
+        raise auth_errors.DefaultCredentialsError("none were found")  # type: ignore[no-untyped-call]
+
+    with pytest.raises(CredentialsRefused):
+        await BearerTokens(none).headers()
