@@ -84,7 +84,7 @@ class ObjectActivities:
             raise UploadCorrupt("the parts read do not have the checksum that the source publishes for this version")
 
         async def look() -> Transferred | None:
-            return await recognise(route, destination, plan)
+            return await recognise(route, input.key, destination, plan)
 
         done = await commit_recognised(lambda: self._publish(route, destination, plan, ours), look)
         settlement = await self._settler.settled(route, source, destination, plan, done)

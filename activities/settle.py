@@ -13,7 +13,7 @@ from dataclasses import replace
 from replication.errors import DestinationForeign, IntegrityMismatch, NotSupported, PreconditionFailed, SourceArchived
 from replication.ids import new_copy_id
 from replication.limits import Capabilities
-from replication.mark import make_mark, own_mark, place_digest, with_mark
+from replication.mark import make_mark, own_mark, with_mark
 from replication.models import (
     Attributes,
     Condition,
@@ -99,7 +99,7 @@ class Settler:
         capabilities = await self._stores.capabilities(route.settings.destination.store, destination.bucket)
         commit = self._server_side if plan.server_side else self._streamed
         done = await commit_recognised(
-            lambda: commit(source, destination, plan, capabilities, meter), lambda: recognise(route, destination, plan)
+            lambda: commit(source, destination, plan, capabilities, meter), lambda: recognise(route, key, destination, plan)
         )
         return await self.settled(route, source, destination, plan, done)
 
@@ -225,12 +225,12 @@ class Settler:
         return replace(mapped.attributes, metadata=metadata)
 
 
-async def recognise(route: Route, destination: Place, plan: CopyPlan) -> Transferred | None:
+async def recognise(route: Route, key: str, destination: Place, plan: CopyPlan) -> Transferred | None:
     """Our own commit of this plan, if that is what stands at the destination (RELIABILITY E9); else None."""
     info = await head_or_absent(destination)
     if info is None or info.size_bytes != plan.source.size_bytes:
         return None
-    mark = own_mark(info, place_digest(route.destination_id, destination.key))
+    mark = own_mark(info, route.replica_place(key))
     if mark is None or mark.copy != plan.copy_id or same_checksums(info.checksums, plan.checksums) is False:
         return None
     compared = same_checksums(info.checksums, plan.checksums) is True

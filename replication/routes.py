@@ -10,6 +10,7 @@ from typing import Literal
 
 from replication.globs import compile_globs
 from replication.keys import is_reserved
+from replication.mark import place_digest
 from replication.route_settings import LocationSettings, RouteSettings
 from replication.store_settings import StoreSettings
 
@@ -31,11 +32,14 @@ _DSS_BLOB = re.compile(r"blobs/[a-z0-9]{64}\.[a-z0-9]{40}\.[a-z0-9]{32}(?:-([0-9
 @dataclass(frozen=True, slots=True)
 class Route:
     """One route with its patterns compiled. `source_id` and `destination_id` are location ids, `epoch` is the digest of
-    every setting that changes what a copy does; all three are hex and hold nothing secret."""
+    every setting that changes what a copy does; all are hex and hold nothing secret. The bucket ids leave the prefix
+    out: a key's place in its bucket stays the same whichever route looks at it."""
 
     settings: RouteSettings
     source_id: str
     destination_id: str
+    source_bucket_id: str
+    destination_bucket_id: str
     epoch: str
     _include: re.Pattern[str] | None
     _exclude: re.Pattern[str] | None
@@ -51,6 +55,14 @@ class Route:
     @property
     def destination(self) -> LocationSettings:
         return self.settings.destination
+
+    def source_place(self, source_key: str) -> str:
+        """The `place_digest` of a key of the source's bucket."""
+        return place_digest(self.source_bucket_id, source_key)
+
+    def replica_place(self, source_key: str) -> str:
+        """The `place_digest` of the replica of a source key."""
+        return place_digest(self.destination_bucket_id, self.destination_key(source_key))
 
     def destination_key(self, source_key: str) -> str:
         """The replica's key: the prefix swapped, the rest byte for byte. ValueError for a key outside the source's prefix."""
@@ -88,6 +100,8 @@ def build_route(settings: RouteSettings, source: StoreSettings, destination: Sto
         settings=settings,
         source_id=source_id,
         destination_id=destination_id,
+        source_bucket_id=_bucket_id(source, settings.source),
+        destination_bucket_id=_bucket_id(destination, settings.destination),
         epoch=_epoch(settings, source_id, destination_id),
         _include=compile_globs(settings.include),
         _exclude=compile_globs(settings.exclude),
@@ -97,6 +111,10 @@ def build_route(settings: RouteSettings, source: StoreSettings, destination: Sto
 def location_id(store: StoreSettings, location: LocationSettings) -> str:
     """16 hex digits for a place: the same whatever the store is called and whoever signs in to it."""
     return _digest(store.identity, store.address(location.bucket, location.prefix))
+
+
+def _bucket_id(store: StoreSettings, location: LocationSettings) -> str:
+    return location_id(store, location.model_copy(update={"prefix": ""}))
 
 
 def _epoch(settings: RouteSettings, source_id: str, destination_id: str) -> str:

@@ -6,9 +6,8 @@ import asyncio
 from dataclasses import dataclass
 
 from replication.decide import Observation, decide
-from replication.errors import ObjectNotFound
+from replication.errors import ObjectNotFound, Refused
 from replication.fidelity import Mapped, map_attributes
-from replication.mark import place_digest
 from replication.models import Decision, ObjectInfo
 from replication.routes import Route
 from stores.registry import Stores
@@ -39,12 +38,16 @@ def places(route: Route, key: str, stores: Stores) -> tuple[Place, Place]:
 
 
 async def observe(route: Route, key: str, stores: Stores) -> View:
-    """Reads both sides at once. Raises whatever keeps either from being known: nothing is decided on half a view."""
+    """Reads both sides at once. Raises whatever keeps either from being known: nothing is decided on half a view.
+
+    What somebody must act on is told before what may heal by itself.
+    """
     source, destination = places(route, key, stores)
-    async with asyncio.TaskGroup() as looks:
-        left = looks.create_task(head_or_absent(source))
-        right = looks.create_task(head_or_absent(destination))
-    return _view(route, source, destination, left.result(), right.result())
+    seen = await asyncio.gather(head_or_absent(source), head_or_absent(destination), return_exceptions=True)
+    if failures := [side for side in seen if isinstance(side, BaseException)]:
+        raise next((error for error in failures if isinstance(error, Refused)), failures[0])
+    info, replica = (side for side in seen if not isinstance(side, BaseException))
+    return _view(route, source, destination, info, replica)
 
 
 async def head_or_absent(place: Place) -> ObjectInfo | None:
@@ -58,7 +61,7 @@ async def head_or_absent(place: Place) -> ObjectInfo | None:
 def _view(route: Route, source: Place, destination: Place, info: ObjectInfo | None, replica: ObjectInfo | None) -> View:
     settings = route.settings
     mapped = _mapped(route, source, destination, info) if info is not None else None
-    source_place, replica_place = place_digest(route.source_id, source.key), place_digest(route.destination_id, destination.key)
+    source_place, replica_place = route.source_place(source.key), route.replica_place(source.key)
     seen = Observation(
         source=info,
         replica=replica,

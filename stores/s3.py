@@ -18,6 +18,7 @@ from typing import Literal
 from replication.errors import (
     BucketNotFound,
     IntegrityMismatch,
+    KeyCollision,
     KeyUnrepresentable,
     NotSupported,
     ObjectError,
@@ -114,7 +115,7 @@ class S3Store(Store):
     # --- looking -----------------------------------------------------------------------------------------------------
 
     async def probe(self, bucket: str, *, writable: bool) -> Capabilities:
-        await self._listing.page(bucket, "", 1)
+        await self._see(bucket)
         versioned = await self._versioned(bucket)
         if not writable:
             pins = await honours_read_pins(self._wire, self._listing, bucket)
@@ -124,6 +125,11 @@ class S3Store(Store):
         found, self._keeps_keys[bucket] = await self._write_probe(bucket).run(versioned=versioned)
         self._capabilities[bucket] = found
         return found
+
+    async def _see(self, bucket: str) -> None:
+        """Proves that the bucket is there and readable, or raises."""
+        await self._listing.page(bucket, "", 1)
+        self._seen_at[bucket] = self._clock()
 
     def _write_probe(self, bucket: str) -> WriteProbe:
         return WriteProbe(self._wire, self._listing, bucket, f"{RESERVED_PREFIX}probe/{uuid.uuid4().hex}/", aws=self._aws)
@@ -223,7 +229,10 @@ class S3Store(Store):
     async def put(self, bucket: str, key: str, body: Body, attributes: Attributes, condition: Condition) -> ObjectInfo:
         await self._check_writable(bucket, key)
         headers = attribute_headers(attributes) | condition_headers(condition)
-        answer = await self._upload(bucket, key, None, headers, body)
+        try:
+            answer = await self._upload(bucket, key, None, headers, body)
+        except PreconditionFailed as error:
+            raise await self._fence_of_write(bucket, key, condition, error) from error
         version = Version(body.size_bytes, unquote_etag(answer.headers.get("ETag", "")), version_id(answer.headers))
         return ObjectInfo(key, version, attributes, checksums(answer.headers))
 
@@ -260,8 +269,7 @@ class S3Store(Store):
         if self._aws:
             return
         if bucket not in self._seen_at:
-            await self._listing.page(bucket, "", 1)
-            self._seen_at[bucket] = self._clock()
+            await self._see(bucket)
         if not unkept_key(key):
             return
         if bucket not in self._keeps_keys:
@@ -272,6 +280,15 @@ class S3Store(Store):
                 await probe.clean_up()
         if not self._keeps_keys[bucket]:
             raise key_refusal(key)
+
+    async def _fence_of_write(self, bucket: str, key: str, condition: Condition, error: ObjectError) -> ObjectError:
+        """SeaweedFS takes a folder for an object of its name: `a` is then absent, yet never to be created."""
+        if self._aws or condition.kind != "absent" or not isinstance(error, PreconditionFailed):
+            return error
+        below = await self._listing.page(bucket, key + "/", 1)
+        if below.objects and not await self._is_there(bucket, key):
+            return KeyCollision(f"the endpoint does not create {key!r} beside what stands below {key + '/'!r}")
+        return error
 
     def _write_error(self, answer: Answer, key: str) -> ObjectError:
         """As `_error`; an absent key answers only a write that should match a version (AWS: 404, others: 412)."""
@@ -450,7 +467,7 @@ class S3Store(Store):
         if whole and _unknown_request(answer):
             answer = await self._complete(bucket, key, upload_id, parts, condition, {})
         if answer.failed or is_error(answer.body):
-            raise self._write_error(answer, key)
+            raise await self._fence_of_write(bucket, key, condition, self._write_error(answer, key))
         info = _committed(key, size, attributes, answer, "CompleteMultipartUploadResult")
         return info if info.checksums.crc32c is not None else await self._as_shown(bucket, info)
 

@@ -146,12 +146,15 @@ class ReplicateObject:
                 self._runs[index] = run
                 self._count_parts(plan)
 
+        failed: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as lanes:
                 for _ in range(min(len(todo), plan.runs_in_flight, options.MAX_RUNS_IN_FLIGHT)):
                     lanes.create_task(lane())
         except BaseExceptionGroup as group:
-            raise first_cause(group) from group
+            failed = first_cause(group)
+        if failed is not None:
+            raise failed  # outside of the handler: its own cause tells a cancellation from a failure
 
     async def _abort(self) -> None:
         """Removes what an unfinished copy left at the destination. What cannot be removed now is Housekeeping's."""

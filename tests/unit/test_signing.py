@@ -22,25 +22,23 @@ SESSION = Credentials("ASIAEXAMPLE", "secret", "token/with+odd=characters")
 
 
 class BotoS3(S3SigV4Auth):
-    """botocore's signer with the payload hash that the request brings."""
+    """botocore's signer with a payload hash of our choice."""
+
+    def __init__(self, credentials: Credentials, payload: str) -> None:
+        keys = BotoCredentials(credentials.access_key_id, credentials.secret_access_key, credentials.session_token or None)
+        super().__init__(keys, "s3", "eu-west-1")
+        self._payload = payload
 
     def payload(self, request: AWSRequest) -> str:
-        return str(request.headers["X-Amz-Content-SHA256"])
-
-    def _modify_request_before_signing(self, request: AWSRequest) -> None:
-        payload = request.headers["X-Amz-Content-SHA256"]
-        super()._modify_request_before_signing(request)
-        del request.headers["X-Amz-Content-SHA256"]
-        request.headers["X-Amz-Content-SHA256"] = payload
+        return self._payload
 
 
 def assert_signed_alike(
     method: str, path: str, query: str, headers: dict[str, str], credentials: Credentials, payload: str = UNSIGNED_PAYLOAD
 ) -> None:
     """Signs with botocore, then with ours at the moment that botocore's request names."""
-    request = AWSRequest(method, f"http://{HOST}{path}{'?' + query if query else ''}", headers=headers | {"X-Amz-Content-SHA256": payload})
-    keys = BotoCredentials(credentials.access_key_id, credentials.secret_access_key, credentials.session_token or None)
-    BotoS3(keys, "s3", "eu-west-1").add_auth(request)
+    request = AWSRequest(method, f"http://{HOST}{path}{'?' + query if query else ''}", headers=dict(headers))
+    BotoS3(credentials, payload).add_auth(request)
     moment = datetime.strptime(request.headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     signed = Signer("eu-west-1").sign(method, HOST, path, query, headers, credentials, moment.timestamp(), payload=payload)
     assert signed["x-amz-date"] == request.headers["X-Amz-Date"]

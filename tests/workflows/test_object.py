@@ -16,7 +16,7 @@ from replication.mark import parse_mark
 from replication.models import Attributes, Condition, ObjectInfo, ReplicateObjectResult
 from stores.body import Body
 from stores.memory import MemoryStore
-from tests.lab import Handle, make_lab
+from tests.lab import Handle, Lab, make_lab
 from tests.poll import eventually
 
 MIB = 1 << 20
@@ -196,27 +196,33 @@ async def test_input_that_does_not_validate_fails_instead_of_hanging(
 
 
 async def test_pause_holds_the_next_step_until_resume(temporal_client: Client, stores: tuple[MemoryStore, MemoryStore]) -> None:
-    lab = make_lab(temporal_client, *stores)
-    await seed(stores[0], "k", b"hello")
-    handle = await lab.start("k")
-    async with lab.worker("control"):
-        pass  # only makes the task queue known before the update
-    pausing = asyncio.create_task(handle.execute_update("pause"))
-    await asyncio.sleep(0)
+    source, destination = stores
+    held = GatedStore(destination)
+    parts = {"part_size": "1MiB", "one_shot_max": "1MiB", "concurrency": 1}
+    lab = make_lab(temporal_client, source, held, parts=parts, worker={"streams": 1})
+    await seed(source, "k", os.urandom(3 * MIB))
     async with lab.worker():
-        await pausing
-        if (await lab.phase(handle)) == "paused":
-            assert await lab.stores.get("b").head("dst", "k") is None
-        await handle.execute_update("resume") if (await handle.describe()).close_time is None else None
+        handle = await lab.start("k")
+        await eventually(lambda: held.waiting == 1)
+        await handle.execute_update("pause")
+        held.gate.set()
+        await eventually(lambda: on_phase(lab, handle, "paused"))
+        started = held.waiting
+        await handle.execute_update("resume")
         result = await handle.result()
 
+    assert started == 1
+    assert held.waiting == 3
     assert result.outcome == "copied"
+
+
+async def on_phase(lab: Lab, handle: Handle, phase: str) -> bool:
+    return await lab.phase(handle) == phase
 
 
 async def test_cancellation_cleans_up_before_it_closes(temporal_client: Client, stores: tuple[MemoryStore, MemoryStore]) -> None:
     source, destination = stores
-    gate = asyncio.Event()
-    held = GatedStore(destination, gate)
+    held = GatedStore(destination)
     lab = make_lab(temporal_client, source, held, parts={"part_size": "5MiB", "one_shot_max": "5MiB"})
     await seed(source, "k", os.urandom(12 * MIB))
     async with lab.worker():
@@ -235,10 +241,10 @@ async def test_cancellation_cleans_up_before_it_closes(temporal_client: Client, 
 class GatedStore(MemoryStore):
     """A memory store that shares another's content and holds every part back until its gate opens."""
 
-    def __init__(self, inner: MemoryStore, gate: asyncio.Event) -> None:
+    def __init__(self, inner: MemoryStore) -> None:
         super().__init__(inner.name)
         self.__dict__.update(inner.__dict__)
-        self.gate = gate
+        self.gate = asyncio.Event()
         self.waiting = 0
 
     async def put_part(self, bucket, key, upload_id, number, offset, body):  # type: ignore[no-untyped-def]
@@ -248,7 +254,7 @@ class GatedStore(MemoryStore):
 
 
 async def test_ten_thousand_parts_stay_within_every_limit(temporal_client: Client) -> None:
-    source, destination = MemoryStore("a"), MemoryStore("b", keep_parts=False)
+    source, destination = MemoryStore("a"), MemoryStore("b", keep_bytes=False)
     source.create_bucket("src")
     destination.create_bucket("dst")
     small = replace(destination.limits, min_part_size=1)
