@@ -41,7 +41,7 @@ format: $(VENV)/.dev ## rewrite the sources as ruff wants them
 	$(BIN)/ruff check --quiet --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev ## measure against peers on the same servers, in the same run
+bench: $(VENV)/.bench ## measure against peers on the same servers, in the same run
 	$(BIN)/python -m benchmarks
 
 soak: $(VENV)/.dev ## the long runs that `make test` leaves out
@@ -51,6 +51,7 @@ lock: ## resolve the dependencies anew into requirements/*.lock (needs uv)
 	$(UV_COMPILE) --upgrade --extra embedded -o requirements/demo.lock
 	$(UV_COMPILE) --upgrade -c requirements/demo.lock -o requirements/runtime.lock
 	$(UV_COMPILE) --upgrade --extra embedded --extra dev -c requirements/demo.lock -o requirements/dev.lock
+	$(UV_COMPILE) --upgrade --extra embedded --extra bench -c requirements/demo.lock -o requirements/bench.lock
 
 clean: ## remove caches and build products
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -72,5 +73,10 @@ $(VENV)/.demo: requirements/demo.lock | $(BIN)/python
 
 $(VENV)/.dev: requirements/dev.lock | $(BIN)/python
 	@echo "Installing $< into $(VENV) (a minute)"
+	@$(PIP_INSTALL) -r $<
+	@touch $@
+
+$(VENV)/.bench: requirements/bench.lock | $(BIN)/python
+	@echo "Installing $< into $(VENV)"
 	@$(PIP_INSTALL) -r $<
 	@touch $@

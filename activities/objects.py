@@ -60,6 +60,7 @@ class ObjectActivities:
         """Copies a run of parts, several at once; another attempt sends only what is not known to be stored."""
         route, plan = self._planned(input.route, input.plan), input.plan
         source, destination = places(route, input.key, self._stores)
+        await self._stores.capabilities(route.settings.destination.store, destination.bucket)  # decides how parts are verified
         ranges = {number: part_range(plan, plan.source.size_bytes, number) for number in range(input.first, input.last + 1)}
         known = await self._known_parts(destination, plan, ranges)
         todo = [number for number in ranges if number not in known]

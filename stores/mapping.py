@@ -1,4 +1,4 @@
-"""Vendor codes and HTTP statuses -> errors of the tree: one table per vendor, a fallback by status, never a message.
+"""Vendor codes and HTTP statuses -> errors of the tree: a table of S3's codes, a fallback by status, never a message.
 
 Which call failed decides a few readings (a 412 of a pinned read is `SourceChanged`); the stores do those where they
 make the call. Everything else is here.
@@ -168,6 +168,3 @@ S3_CODES: dict[str, type[ObjectError]] = {
 def s3_error(what: str, status: int, code: str = "", message: str = "", *, retry_after_s: float | None = None) -> ObjectError:
     """The error for an S3 answer of `status` with the XML `code` ("" where it had none); `what` names the request."""
     return error_class(S3_CODES, status, code)(error_text("S3", what, status, code, message), retry_after_s=retry_after_s)
-
-
-# --- GCS -------------------------------------------------------------------------------------------------------------

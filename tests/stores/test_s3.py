@@ -79,13 +79,15 @@ async def store(seaweed: SeaweedFS) -> AsyncIterator[S3Store]:
 @asynccontextmanager
 async def broken(server: SeaweedFS | MotoServer, *rules: Rule) -> AsyncIterator[tuple[S3Store, FaultProxy]]:
     """A store behind a proxy with these faults, each of which must have happened in the end."""
-    async with FaultProxy(server.endpoint, *rules) as proxy:
-        store = store_at(server, proxy.endpoint)
-        try:
-            yield store, proxy
-        finally:
+    proxy, made = FaultProxy(server.endpoint, *rules), list[S3Store]()
+    try:
+        async with proxy:
+            made.append(store_at(server, proxy.endpoint))
+            yield made[0], proxy
+    finally:
+        for store in made:
             await store.close()
-        proxy.assert_fired()
+    proxy.assert_fired()
 
 
 def streamed(data: bytes, *, known: bool = False) -> Body:

@@ -1,0 +1,142 @@
+"""Servers, seeded buckets, and worker processes for benchmarks: everything on this machine, everything thrown away."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import yaml
+from botocore.config import Config
+
+from embedded.ports import free_port
+from embedded.process import clean_environment
+from embedded.seaweedfs import SeaweedFS
+from embedded.temporal import TemporalServer
+
+ROOT = Path(__file__).parent.parent
+MIB = 1 << 20
+WARM_KEY = "warm-up"
+
+
+class BenchLab:
+    """Two SeaweedFS, one Temporal server, and a configuration with a route `bench` from the one to the other."""
+
+    def __init__(self, folder: Path, temporal: TemporalServer, source: SeaweedFS, destination: SeaweedFS) -> None:
+        self.folder = folder
+        self.temporal = temporal
+        self.source = source
+        self.destination = destination
+        self.queue = "bench"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return clean_environment() | {
+            "SOURCE_KEY": self.source.access_key, "SOURCE_SECRET": self.source.secret_key,
+            "DESTINATION_KEY": self.destination.access_key, "DESTINATION_SECRET": self.destination.secret_key,
+            "PYTHONPATH": str(ROOT),
+        }  # fmt: skip
+
+    def write_config(self, source_bucket: str, destination_bucket: str, **worker: Any) -> Path:
+        """A configuration file for one pair of buckets."""
+        path = self.folder / f"{destination_bucket}.yaml"
+        document = {
+            "temporal": {"address": self.temporal.address, "task_queue": f"bench-{destination_bucket}"},
+            "stores": {"source": _store(self.source, "SOURCE"), "destination": _store(self.destination, "DESTINATION")},
+            "routes": [
+                {
+                    "name": "bench",
+                    "source": {"store": "source", "bucket": source_bucket},
+                    "destination": {"store": "destination", "bucket": destination_bucket},
+                }
+            ],
+            "worker": worker,
+        }
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+    @contextmanager
+    def process(self, argv: list[str], ready: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+        """A child that is stopped by SIGTERM at the end; waits for `ready` to appear in its log first."""
+        with (self.folder / f"{free_port()}.log").open("w+b") as log:
+            child = subprocess.Popen([sys.executable, *argv], env=self.environment, stdout=log, stderr=log, cwd=ROOT)
+            try:
+                if ready:
+                    _wait_for(Path(log.name), ready, child)
+                yield child
+            finally:
+                child.terminate()
+                child.wait(60)
+
+
+def _store(server: SeaweedFS, prefix: str) -> dict[str, str]:
+    return {
+        "type": "s3", "endpoint": server.endpoint, "region": server.region,
+        "access_key_id": f"env:{prefix}_KEY", "secret_access_key": f"env:{prefix}_SECRET",
+    }  # fmt: skip
+
+
+def _wait_for(log: Path, text: str, child: subprocess.Popen[bytes], timeout_s: float = 60) -> None:
+    waited = threading.Event()
+    for _ in range(int(timeout_s / 0.05)):
+        if text in log.read_text(errors="replace"):
+            return
+        if child.poll() is not None:
+            break
+        waited.wait(0.05)
+    raise RuntimeError(f"the process did not become ready:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+@contextmanager
+def bench_lab() -> Iterator[BenchLab]:
+    """Starts the servers, stops them at the end."""
+    os.environ.pop("AWS_CA_BUNDLE", None)
+    with tempfile.TemporaryDirectory(prefix="drayage-bench-") as folder:
+        servers = TemporalServer(headless=True), SeaweedFS(), SeaweedFS()
+        with servers[0] as temporal, servers[1] as source, servers[2] as destination:
+            yield BenchLab(Path(folder), temporal, source, destination)
+
+
+def s3_client(server: SeaweedFS) -> Any:
+    return boto3.client(
+        "s3", endpoint_url=server.endpoint, region_name=server.region, aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key, config=Config(max_pool_connections=32, s3={"addressing_style": "path"}),
+    )  # fmt: skip
+
+
+def seed_objects(server: SeaweedFS, bucket: str, prefix: str, count: int, size: int) -> list[str]:
+    """`count` objects of `size` bytes, and one of one byte to warm up with; returns the keys of the `count`."""
+    server.create_bucket(bucket)
+    client, block = s3_client(server), random.Random(7).randbytes(min(size, MIB))
+    data = (block * -(-size // len(block)))[:size]
+    keys = [f"{prefix}{number:06d}" for number in range(count)]
+    with ThreadPoolExecutor(16 if size < MIB else 2) as pool:
+        client.put_object(Bucket=bucket, Key=WARM_KEY, Body=b"w")
+        list(pool.map(lambda key: client.put_object(Bucket=bucket, Key=key, Body=data[4:] + key[-4:].encode()), keys))
+    return keys
+
+
+def check_equal(lab: BenchLab, source_bucket: str, destination_bucket: str, count: int) -> None:
+    """Every source object stands at the destination with its size; a sample of 20 with its bytes."""
+    source, destination = s3_client(lab.source), s3_client(lab.destination)
+    left, right = _sizes(source, source_bucket), _sizes(destination, destination_bucket)
+    if left != right or len(left) != count + 1:
+        raise RuntimeError(f"{destination_bucket}: {len(right)} objects, expected {count} equal ones")
+    for key in list(left)[:: max(1, count // 20)][:4]:
+        one = source.get_object(Bucket=source_bucket, Key=key)["Body"].read()
+        if one != destination.get_object(Bucket=destination_bucket, Key=key)["Body"].read():
+            raise RuntimeError(f"{destination_bucket}: {key} differs")
+
+
+def _sizes(client: Any, bucket: str) -> dict[str, int]:
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}

@@ -1,0 +1,58 @@
+"""Running a program as a whole process, and reading what a running one has used."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Wall and CPU seconds and the peak resident set of one run, in bytes."""
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+
+
+def run(argv: Sequence[str], environment: Mapping[str, str]) -> Usage:
+    """Runs a program to its end. Raises `CalledProcessError` with what it printed when it fails."""
+    began = time.perf_counter()
+    process = subprocess.Popen(list(argv), env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    output = process.stdout.read()
+    process.stdout.close()
+    _, status, used = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, list(argv), output)
+    return Usage(wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system seconds of a running process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def peak_bytes(pid: int) -> int:
+    """Largest resident set of a running process so far (or since `reset_peak`)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def reset_peak(pid: int) -> None:
+    """Starts the peak anew, where the kernel lets us."""
+    try:
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    except OSError:
+        return
