@@ -31,7 +31,7 @@ from replication.errors import SettingsError
 from replication.logs import configure_logging
 from replication.settings import Settings, load_settings
 from stores.registry import Stores
-from workflows.client import TemporalUnreachable, connect, ensure_search_attributes
+from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, leave
 from workflows.housekeeping import Housekeeping
 from workflows.object import ReplicateObject
 
@@ -140,4 +140,4 @@ def _run(main: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

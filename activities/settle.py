@@ -54,6 +54,8 @@ class Settler:
         """Looks, decides and acts; returns the plan of a copy that is too large for one step."""
         if reason := route.skip_reason(key):
             return Settlement(result=_result(route, key, "kept", reason, SKIP_REASONS[reason]))
+        if route.settings.dependencies != "none":
+            raise NotSupported(f"route {route.name} orders manifests after what they name (`dependencies`), which this release cannot")
         for look in range(LOOKS):
             try:
                 return await self._act(await observe(route, key, self._stores), meter)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
@@ -58,3 +61,15 @@ async def ensure_search_attributes(client: Client) -> list[str]:
             f"the search attributes {', '.join(SEARCH_ATTRIBUTES)} cannot be registered in namespace {client.namespace} "
             f"({error.message}); an administrator can add them as keywords"
         ) from error
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with this code once everything is closed and flushed.
+
+    The SDK's native threads outlive the event loop, and one that hands back a late answer while the interpreter is being
+    torn down aborts the process (exit code 134). So the interpreter is not torn down.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -206,6 +206,7 @@ class ReplicateObject:
 
     async def _finish(self, result: ReplicateObjectResult) -> ReplicateObjectResult:
         phase = result.outcome if result.outcome in ("kept", "conflict") else "done"
+        result = result.model_copy(update={"seconds": self._seconds()})
         self._stage.close(phase, result=result, bytes_done=self._stage.progress.size_bytes)
         await workflow.wait_condition(workflow.all_handlers_finished)
         return result
@@ -217,10 +218,19 @@ class ReplicateObject:
         raise ApplicationError(f"{stop.reason}: {stop.message}", result, type=stop.reason, non_retryable=True)
 
     def _ended(self, outcome: Any, stop: Stop) -> ReplicateObjectResult:
-        sent = self._copied.bytes_copied if self._copied else 0
         return ReplicateObjectResult(
-            route=self._route, key=self._key, outcome=outcome, reason=stop.reason, message=stop.message, bytes_copied=sent
+            route=self._route,
+            key=self._key,
+            outcome=outcome,
+            reason=stop.reason,
+            message=stop.message,
+            bytes_copied=self._copied.bytes_copied if self._copied else 0,
+            seconds=self._seconds(),
         )
+
+    def _seconds(self) -> float:
+        """Since this run began; a run that continued another counts from there."""
+        return round((workflow.now() - workflow.info().start_time).total_seconds(), 3)
 
     # --- state -------------------------------------------------------------------------------------------------------
 
