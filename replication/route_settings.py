@@ -78,7 +78,8 @@ class DependencyRule(SettingsModel):
 class PartsSettings(SettingsModel):
     """How large objects travel: up to `one_shot_max` in one request, beyond it in parts of `part_size`.
 
-    None is the destination's default part size for both: 64 MiB on S3 and files, 640 MiB on GCS. `concurrency` bounds one object's runs of parts in flight.
+    None is the destination's default part size for both: 64 MiB on S3 and files, 640 MiB on GCS.
+    `concurrency` bounds one object's runs of parts in flight.
     """
 
     one_shot_max: Size | None = None

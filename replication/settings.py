@@ -14,8 +14,8 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from replication.errors import Retry, RouteUnknown, SettingsError
 from replication.ingest_settings import IngestSettings, WatchSettings
 from replication.limits import KIB, MIB
-from replication.route_settings import LocationSettings, PartsSettings, RouteSettings
 from replication.retries import SCHEDULES, Schedule
+from replication.route_settings import LocationSettings, PartsSettings, RouteSettings
 from replication.routes import Route, build_route
 from replication.settings_checks import Sound, cross_problems
 from replication.settings_file import describe, parse_document

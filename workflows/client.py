@@ -38,7 +38,12 @@ async def connect(settings: TemporalSettings, environ: Mapping[str, str], *, run
     try:
         return await Client.connect(**config, data_converter=pydantic_data_converter, runtime=runtime)
     except (RPCError, RuntimeError) as error:
-        raise TemporalUnreachable(f"Temporal at {config['target_host']} cannot be reached: {error}") from error
+        raise TemporalUnreachable(f"Temporal at {config['target_host']} cannot be reached: {_brief(error)}") from error
+
+
+def _brief(error: Exception) -> str:
+    """The innermost cause of a transport error, which the SDK tells as a nest of them."""
+    return str(error).rpartition("message: ")[2].strip(' "})]') or type(error).__name__
 
 
 async def ensure_search_attributes(client: Client) -> list[str]:

@@ -31,10 +31,11 @@ with workflow.unsafe.imports_passed_through():
     )
     from replication.parts import run_parts
 
-from workflows import options
-from workflows.stage import Stage
-from workflows.steps import Stop, Suspended, first_cause
-from workflows.visibility import missing_attributes
+    # Without state of their own, so they need not be loaded anew for every workflow.
+    from workflows import options
+    from workflows.stage import Stage
+    from workflows.steps import Stop, Suspended, first_cause
+    from workflows.visibility import missing_attributes
 
 
 # Every exception fails the workflow instead of parking it: a failed object is visible and a new start looks afresh.

@@ -1,0 +1,179 @@
+"""The commands, their arguments, and how each ends: a command returns an exit code, and every error has one.
+
+Each command's module is imported when it runs, so that `--help` and a wrong argument need none of the client libraries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from replication.errors import SettingsError, UsageError
+from replication.units import parse_duration
+
+Command = Coroutine[Any, Any, int]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="starter.py", description="Drayage keeps object stores in sync, durably.", allow_abbrev=False)
+    common = _common()
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
+
+    _add_object_commands(command)
+    _add_steering_commands(command)
+    command("setup", "register search attributes, schedule housekeeping, check stores and buckets; repeatable")
+    demo = command("demo", "replicate real objects between embedded servers; no configuration needed")
+    demo.add_argument("--keep", action="store_true", help="leave the servers up until Ctrl-C")
+    return parser
+
+
+def _common() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, metavar="PATH", help="configuration file (default: $DRAYAGE_CONFIG, then drayage.yaml)")
+    common.add_argument("--json", action="store_true", help="JSON on standard output")
+    return common
+
+
+def _add_object_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    copy = command("copy", "start, or join, the object workflow of each key")
+    copy.add_argument("route", metavar="ROUTE")
+    copy.add_argument("keys", nargs="*", metavar="KEY", help="full object name in the source bucket")
+    copy.add_argument("--from-file", metavar="FILE", help="read more keys from a file, one a line; - is standard input")
+    copy.add_argument("--wait", action="store_true", help="wait until each object is settled, or rests")
+    status = command("status", "what is going on: routes, open and failed objects, stores, workers")
+    status.add_argument("route", nargs="?", metavar="ROUTE")
+    explain = command("explain", "one object: both sides, the decision with its reason, its workflow")
+    explain.add_argument("route", metavar="ROUTE")
+    explain.add_argument("key", metavar="KEY")
+
+
+def _add_steering_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    retry = command("retry", "start the failed and blocked objects of a route again, and wake the waiting ones")
+    retry.add_argument("route", metavar="ROUTE")
+    retry.add_argument("--reason", metavar="REASON", help="only those with this reason")
+    for name, text in (("pause", "hold open object workflows before their next step"), ("resume", "let paused object workflows go on")):
+        steer = command(name, text)
+        steer.add_argument("route", metavar="ROUTE")
+        steer.add_argument("keys", nargs="*", metavar="KEY", help="default: every open object of the route")
+    housekeep = command("housekeep", "remove unfinished uploads and temporary parts that no open workflow owns")
+    housekeep.add_argument("--older-than", type=_duration, default=86_400.0, metavar="DURATION", help="default: 24h")
+    housekeep.add_argument("--dry-run", action="store_true", help="count what would be removed")
+    housekeep.add_argument("--wait", action="store_true", help="wait for the end and tell the counts")
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code. argparse itself exits with 2 for arguments that it refuses."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return _run(_prepare(options))
+    except (SettingsError, UsageError) as error:
+        return _fail(error, 2)
+    except BrokenPipeError:
+        # Whoever read our output has left; the interpreter must not stumble over it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return _fail("interrupted", 130)
+    except Exception as error:
+        if not _is_unreachable(error):
+            raise
+        return _fail(error, 3)
+
+
+def _fail(error: object, code: int) -> int:
+    from cli.output import printable
+
+    for line in str(error).splitlines() or [repr(error)]:
+        print(f"starter.py: {printable(line)}", file=sys.stderr)
+    return code
+
+
+def _is_unreachable(error: Exception) -> bool:
+    from temporalio.service import RPCError
+
+    from replication.errors import Transient, Unavailable
+    from workflows.client import TemporalUnreachable
+
+    return isinstance(error, TemporalUnreachable | RPCError | Unavailable | Transient)
+
+
+def _run(command: Command) -> int:
+    """SIGTERM ends a command as Ctrl-C does: whatever it holds is released."""
+
+    async def cancellable() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        with contextlib.suppress(NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await command
+
+    return asyncio.run(cancellable())
+
+
+def _prepare(options: argparse.Namespace) -> Command:
+    """The command, ready to run: arguments and configuration are read, nothing is contacted."""
+    import logging
+
+    from cli.output import Output
+    from replication.logs import configure_logging
+
+    configure_logging(level=logging.WARNING)
+    output = Output(as_json=options.json)
+    if options.command == "demo":
+        from cli.demo import run_demo
+
+        return run_demo(keep=options.keep, json_output=options.json)
+
+    from cli.session import Session
+    from replication.settings import load_settings
+
+    return _dispatch(Session(load_settings(options.config, os.environ), os.environ, output), options)
+
+
+def _dispatch(session: Any, options: argparse.Namespace) -> Command:
+    match options.command:
+        case "copy":
+            from cli import copy
+
+            return copy.run(session, options.route, options.keys, from_file=options.from_file, wait=options.wait)
+        case "status":
+            from cli import status
+
+            return status.run(session, options.route)
+        case "explain":
+            from cli import explain
+
+            return explain.run(session, options.route, options.key)
+        case "setup":
+            from cli import setup
+
+            return setup.run(session)
+        case "retry":
+            from cli import retry
+
+            return retry.run(session, options.route, reason=options.reason)
+        case "housekeep":
+            from cli import housekeep
+
+            return housekeep.run(session, older_than_s=options.older_than, dry_run=options.dry_run, wait=options.wait)
+        case name:
+            from cli import steer
+
+            return steer.run(session, name, options.route, options.keys)

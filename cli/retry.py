@@ -1,0 +1,45 @@
+"""`retry ROUTE`: look again at every object that failed, is blocked, or waits. Safe to repeat: each look decides anew."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from cli.objects import read_progress, start_object
+from cli.output import printable
+from cli.runs import key_of, of_route, rested_objects
+from cli.session import DONE, Session
+
+
+async def run(session: Session, route_name: str, *, reason: str | None) -> int:
+    """Starts the workflow of each resting object again, or wakes the one that waits."""
+    route = session.route(route_name)
+    client = await session.connect()
+    count = 0
+    async for key in _resting(client, route.name, reason):
+        handle = await start_object(client, session.settings.temporal.control_queue, route.name, key, cause="retry")
+        count += 1
+        session.output.line(f"retried  {printable(key)}")
+        session.output.document({"key": key, "route": route.name, "workflow_id": handle.id})
+    session.output.line(f"{count} objects of route {route.name} are looked at again")
+    return DONE
+
+
+async def _resting(client: Client, route: str, reason: str | None) -> AsyncIterator[str]:
+    """The keys of the route's failed, blocked and waiting objects, of that reason if one is given."""
+    async for rested in rested_objects(client, route):
+        if reason in (None, rested.result.reason):
+            yield rested.key
+    async for run in client.list_workflows(of_route(route, 'ExecutionStatus = "Running"', 'DrayagePhase = "waiting"')):
+        if reason is None or await _waits_for(client, run.id, reason):
+            yield await key_of(client, run)
+
+
+async def _waits_for(client: Client, workflow_id: str, reason: str) -> bool:
+    try:
+        progress = await read_progress(client.get_workflow_handle(workflow_id))
+    except RPCError:
+        return False
+    return progress.phase == "waiting" and progress.waiting_for.partition(": ")[0] == reason

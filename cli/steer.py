@@ -1,0 +1,52 @@
+"""`pause ROUTE [KEY…]` and `resume ROUTE [KEY…]`: hold open object workflows before their next step, or let them go on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from cli.objects import Handle
+from cli.output import printable
+from cli.runs import key_of, of_route
+from cli.session import DIFFERS, DONE, Session, check_key_argument
+from replication.ids import object_workflow_id
+
+
+async def run(session: Session, update: str, route_name: str, keys: Sequence[str]) -> int:
+    """Exit code 1 when a key that was named has no open workflow."""
+    route = session.route(route_name)
+    for key in keys:
+        check_key_argument(key)
+    client, missing, count = await session.connect(), 0, 0
+    async for key, handle in _open(client, route.name, keys):
+        steered = await _steer(handle, update)
+        count += steered
+        missing += not steered
+        told = f"{update}d" if steered else "not open"
+        session.output.line(f"{told:<8} {printable(key)}")
+        session.output.document({"key": key, "route": route.name, "workflow_id": handle.id, update: steered})
+    session.output.line(f"{count} objects of route {route.name}")
+    return DIFFERS if missing and keys else DONE
+
+
+async def _open(client: Client, route: str, keys: Sequence[str]) -> AsyncIterator[tuple[str, Handle]]:
+    for key in keys:
+        yield key, client.get_workflow_handle(object_workflow_id(route, key))
+    if not keys:
+        async for run in client.list_workflows(of_route(route, 'ExecutionStatus = "Running"')):
+            yield await key_of(client, run), client.get_workflow_handle(run.id)
+
+
+async def _steer(handle: Handle, update: str) -> bool:
+    """False where the workflow is not open (any more)."""
+    try:
+        await handle.execute_update(update)
+    except RPCError as error:
+        if error.status == RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    except WorkflowUpdateFailedError:
+        return False
+    return True
