@@ -1,6 +1,6 @@
 """The edge between the product's errors and Temporal's, crossed once, by every activity.
 
-An `ObjectError` becomes an `ApplicationError` whose type is the error's `reason`, with the retry delay of PARITY F49
+An `ObjectError` becomes an `ApplicationError` whose type is the error's `reason`, with the retry delay
 (`replication/retries.py`) counted over this activity's own failures. Any other exception is a defect: it is retried by
 the activity's policy and visible under its class name.
 """

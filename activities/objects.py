@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from temporalio import activity
 
 from activities import metrics
 from activities._progress import PartRecord, pulse
 from activities.settle import Settler, recognise
-from replication.errors import IntegrityMismatch, RouteChanged, UploadCorrupt
+from replication.errors import IntegrityMismatch, ObjectError, RouteChanged, UploadCorrupt
 from replication.keys import check_key
 from replication.models import (
     AbortInput,
@@ -85,7 +86,10 @@ class ObjectActivities:
             raise UploadCorrupt("the parts read do not have the checksum that the source publishes for this version")
 
         async def look() -> Transferred | None:
-            return await recognise(route, input.key, destination, plan)
+            found = await recognise(route, input.key, destination, plan)
+            if found is not None:
+                await _clean_up(destination, plan)
+            return found
 
         done = await commit_recognised(lambda: self._publish(route, destination, plan, ours), look)
         settlement = await self._settler.settled(route, source, destination, plan, done)
@@ -173,6 +177,12 @@ class ObjectActivities:
         if route.epoch != plan.epoch:
             raise RouteChanged(f"the settings of route {name} changed since this copy was planned")
         return route
+
+
+async def _clean_up(destination: Place, plan: CopyPlan) -> None:
+    """After a commit that was cut off before the store removed its temporary parts. What stays is Housekeeping's."""
+    with suppress(ObjectError):
+        await destination.store.abort_upload(destination.bucket, destination.key, plan.upload_id)
 
 
 def _record(part: KnownPart) -> PartRecord:

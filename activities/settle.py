@@ -166,7 +166,7 @@ class Settler:
         return settlement.model_copy(update={"result": settlement.result.model_copy(update={"destination_version": info.version.token})})
 
     async def _delete(self, view: View) -> Settlement:
-        """The source is looked at again, point by point, before the replica goes (RELIABILITY A6)."""
+        """The source is looked at again, point by point, before the replica goes."""
         assert view.replica_info is not None
         if await head_or_absent(view.source) is not None:
             raise PreconditionFailed("the source exists again")
@@ -228,7 +228,7 @@ class Settler:
 
 
 async def recognise(route: Route, key: str, destination: Place, plan: CopyPlan) -> Transferred | None:
-    """Our own commit of this plan, if that is what stands at the destination (RELIABILITY E9); else None."""
+    """Our own commit of this plan, if that is what stands at the destination; else None."""
     info = await head_or_absent(destination)
     if info is None or info.size_bytes != plan.source.size_bytes:
         return None

@@ -31,7 +31,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an endpoint was seen to do for one bucket, by asking it to (RELIABILITY 0.9).
+    """What an endpoint was seen to do for one bucket, by asking it to.
 
     `upload_checksum` is how a byte that flips on the way in is caught: the store verifies a `header` or a `trailer`
     that we send, or `response` tells what was stored and we compare, or `none`.

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What identifies one content of a key (RELIABILITY 2.1).
+    """What identifies one content of a key.
 
     `etag` is unquoted. `id` is the S3 versionId, the GCS generation or a file's identity; "" on an unversioned S3
     bucket. `revision` changes when only metadata does (GCS metageneration); "" where there is none.

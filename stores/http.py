@@ -7,6 +7,7 @@ a body. Failures to connect or to answer become errors of `replication/errors.py
 from __future__ import annotations
 
 import asyncio
+import io
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -63,7 +64,8 @@ class HttpPlane:
         if idle_timeout_s is not None:
             options["timeout"] = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=idle_timeout_s)
         failure: list[BaseException] = []
-        body = _watched(data, failure) if data is not None and not isinstance(data, bytes) else data
+        # A file object goes out in pieces; aiohttp would write large bytes to the socket in one go, and warn of that.
+        body = io.BytesIO(data) if isinstance(data, bytes) else None if data is None else _watched(data, failure)
         try:
             async with self._open().request(
                 method, yarl.URL(url, encoded=True), headers=headers, data=body, allow_redirects=False, **options

@@ -1,6 +1,6 @@
 """Moving the bytes of one object, or of one part, from a pinned source version into a store, checked on the way.
 
-The chain of custody (RELIABILITY 2.3): what is read is hashed; it is compared with the source's own checksum before the
+The chain of custody: what is read is hashed; it is compared with the source's own checksum before the
 store can commit; the store is told our CRC32C, or tells us what it stored; a difference anywhere means no commit.
 """
 

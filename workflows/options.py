@@ -1,6 +1,6 @@
 """Every timeout, retry policy, task queue and priority of the workflows, in one place.
 
-Retries: the boundary of the activities sets the delay of each failure (PARITY F49) and ends the retries; the policy
+Retries: the boundary of the activities sets the delay of each failure (`replication/retries.py`) and ends the retries; the policy
 below only paces attempts that a worker lost (killed, stopped, stalled), which are no failures of the object.
 """
 
