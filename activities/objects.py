@@ -9,9 +9,10 @@ from temporalio import activity
 
 from activities import metrics
 from activities._progress import PartRecord, pulse
-from activities.settle import Settler, recognise
+from activities.settle import Settler
 from replication.errors import IntegrityMismatch, ObjectError, RouteChanged, UploadCorrupt
 from replication.keys import check_key
+from replication.limits import Capabilities
 from replication.models import (
     AbortInput,
     Checksums,
@@ -32,7 +33,7 @@ from replication.verify import companion_kind, level, same_checksums
 from stores.checksum import combine
 from stores.observe import places
 from stores.registry import Stores
-from stores.transfer import Place, SentPart, Transferred, commit_recognised, copy_part, prove_stored, send_part
+from stores.transfer import Place, SentPart, Transferred, copy_part, prove_stored, send_part
 
 
 class ObjectActivities:
@@ -85,13 +86,12 @@ class ObjectActivities:
         if same_checksums(ours, plan.checksums) is False:
             raise UploadCorrupt("the parts read do not have the checksum that the source publishes for this version")
 
-        async def look() -> Transferred | None:
-            found = await recognise(route, input.key, destination, plan)
-            if found is not None:
-                await _clean_up(destination, plan)
-            return found
+        capabilities = await self._stores.capabilities(route.settings.destination.store, destination.bucket)
 
-        done = await commit_recognised(lambda: self._publish(route, destination, plan, ours), look)
+        async def publish() -> Transferred:
+            return await self._publish(destination, plan, ours, capabilities)
+
+        done = await self._settler.commit(route, input.key, destination, plan, publish, capabilities.conditional_completes)
         settlement = await self._settler.settled(route, source, destination, plan, done)
         assert settlement.result is not None
         result = settlement.result.model_copy(update={"bytes_copied": input.bytes_copied})
@@ -157,12 +157,11 @@ class ObjectActivities:
 
     # --- completing --------------------------------------------------------------------------------------------------
 
-    async def _publish(self, route: Route, destination: Place, plan: CopyPlan, ours: Checksums) -> Transferred:
+    async def _publish(self, destination: Place, plan: CopyPlan, ours: Checksums, capabilities: Capabilities) -> Transferred:
         store, bucket, key = destination.store, destination.bucket, destination.key
         parts = await store.list_parts(bucket, key, plan.upload_id)
         _check_parts(parts, plan)
         info = await store.complete_upload(bucket, key, plan.upload_id, parts, plan.attributes, plan.condition, crc32c=ours.crc32c)
-        capabilities = await self._stores.capabilities(route.settings.destination.store, bucket)
         enforced = capabilities.upload_checksum in ("header", "trailer", "response") and not plan.server_side
         try:
             proved = await prove_stored(destination, info, ours, enforced=enforced)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from replication.errors import DestinationForeign, IntegrityMismatch, NotSupported, PreconditionFailed, SourceArchived
@@ -26,11 +27,12 @@ from replication.models import (
 )
 from replication.parts import plan_parts
 from replication.routes import SKIP_REASONS, Route
-from replication.settings import Settings
+from replication.settings import GATHERED_BYTES, Settings
 from replication.verify import level, same_checksums
+from stores.budget import ByteBudget
 from stores.observe import View, head_or_absent, observe, places
 from stores.registry import Stores
-from stores.transfer import GATHER_MAX, Meter, Place, Transferred, commit_recognised, send_object
+from stores.transfer import GATHER_MAX, Meter, Place, Transferred, check_fence, commit_recognised, send_object
 
 LOOKS = 3
 """How often one settling looks again by itself when a fence held."""
@@ -44,6 +46,7 @@ class Settler:
         self._settings = settings
         self._stores = stores
         self._inline_max = inline_max
+        self._budget = ByteBudget(GATHERED_BYTES)
         self._random = random.SystemRandom()
 
     def route(self, name: str) -> Route:
@@ -99,11 +102,22 @@ class Settler:
         """Carries out a plan of mode `object`: one commit, verified, and the source looked at once more."""
         source, destination = places(route, key, self._stores)
         capabilities = await self._stores.capabilities(route.settings.destination.store, destination.bucket)
-        commit = self._server_side if plan.server_side else self._streamed
-        done = await commit_recognised(
-            lambda: commit(source, destination, plan, capabilities, meter), lambda: recognise(route, key, destination, plan)
+        send = self._server_side if plan.server_side else self._streamed
+        done = await self.commit(
+            route, key, destination, plan, lambda: send(source, destination, plan, capabilities, meter), capabilities.conditional_writes
         )
         return await self.settled(route, source, destination, plan, done)
+
+    async def commit(
+        self, route: Route, key: str, destination: Place, plan: CopyPlan, write: Callable[[], Awaitable[Transferred]], fenced: bool
+    ) -> Transferred:
+        """Runs a write; recognises our own commit behind a lost answer; looks before and after where nothing fences it."""
+        if not fenced:
+            await check_fence(destination, plan.condition)
+        done = await commit_recognised(write, lambda: recognise(route, key, destination, plan))
+        if not fenced and await recognise(route, key, destination, plan) is None:
+            raise PreconditionFailed("another write took the place of this one, and the endpoint has no conditional writes")
+        return done
 
     async def settled(self, route: Route, source: Place, destination: Place, plan: CopyPlan, done: Transferred) -> Settlement:
         """The result of a finished copy; dirty if the source is not what was copied any more."""
@@ -135,6 +149,7 @@ class Settler:
             condition=plan.condition,
             capabilities=capabilities,
             meter=meter,
+            budget=self._budget,
         )
 
     async def _server_side(

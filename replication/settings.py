@@ -35,6 +35,8 @@ MEMORY_S3_STORE = 12 * MIB
 MEMORY_STORE = 4 * MIB
 MEMORY_STREAM = 2 * MIB
 """One part under way: a chunk of up to 1 MiB that is read ahead, and one that is held back until it is checked."""
+GATHERED_BYTES = 64 * MIB
+"""All small objects that are in memory at once, waiting to be sent with their checksum ahead of them."""
 MEMORY_CONTROL_SLOT = 256 * KIB
 """One look at both sides of an object: two sets of attributes, one payload, one request."""
 
@@ -104,12 +106,12 @@ class WorkerSettings(SettingsModel):
 def memory_bound(worker: WorkerSettings, stores: Iterable[StoreSettings]) -> int:
     """The most bytes that a worker of these settings needs:
 
-        150 MiB + 12 MiB x S3 stores + 4 MiB x other stores + 2 MiB x transfer_slots x streams + 256 KiB x control_slots
+        150 MiB + 64 MiB + 12 MiB x S3 stores + 4 MiB x other stores + 2 MiB x transfer_slots x streams + 256 KiB x control_slots
 
     Object size and part size do not enter: bytes are streamed. An S3-compatible endpoint that verifies no checksum
     trailer is the exception: parts without a known checksum are gathered there before they are sent.
     """
-    fixed = MEMORY_BASE + sum(MEMORY_S3_STORE if isinstance(store, S3Settings) else MEMORY_STORE for store in stores)
+    fixed = MEMORY_BASE + GATHERED_BYTES + sum(MEMORY_S3_STORE if isinstance(store, S3Settings) else MEMORY_STORE for store in stores)
     return fixed + worker.transfer_slots * worker.streams * MEMORY_STREAM + worker.control_slots * MEMORY_CONTROL_SLOT
 
 

@@ -10,7 +10,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Literal
@@ -34,6 +34,7 @@ from replication.limits import KIB, MIB, S3_LIMITS, Capabilities
 from replication.models import Attributes, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
 from stores.base import Store
 from stores.body import Body
+from stores.budget import ByteBudget
 from stores.checksum import decode_crc, encode_crc
 from stores.s3headers import (
     CRC32C,
@@ -57,6 +58,8 @@ SMALL_BODY = 256 * KIB
 """Up to here a body is gathered, so that its checksum goes ahead of it in a header."""
 MAX_GATHERED = 64 * MIB
 """The most that is gathered for an endpoint that verifies headers only; a larger body of unknown checksum is refused."""
+GATHERED_AT_ONCE = 128 * MIB
+"""What gathered bodies take of memory at once, whatever the number of streams."""
 COMMIT_IDLE_S = 600.0
 """Longest silence while the store copies or completes: AWS sends whitespace meanwhile, other stores nothing."""
 BUCKET_SEEN_S = 5.0
@@ -106,6 +109,7 @@ class S3Store(Store):
         self._clock = clock
         self._owner = expected_bucket_owner
         self._listing = S3Listing(self._wire)
+        self._gathering = ByteBudget(GATHERED_AT_ONCE)
         self._capabilities: dict[str, Capabilities] = {}
         self._keeps_keys: dict[str, bool] = {}
         self._tags_counted: dict[str, bool] = {}
@@ -241,18 +245,20 @@ class S3Store(Store):
         mode, known, size = self._upload_checksum(bucket), body.known_crc32c, body.size_bytes
         data: bytes | AsyncIterator[bytes]
         payload = UNSIGNED_PAYLOAD
-        if size <= SMALL_BODY or (mode == "header" and known is None):
-            data = await _gathered(body)
-            headers[CRC32C] = encode_crc(body.digest.crc32c)
-        elif mode == "trailer" and known is None:
-            headers = trailer_headers(headers, size, announce=self._aws)
-            data, payload = framed(aiter(body), size, lambda: body.digest.crc32c), UNSIGNED_PAYLOAD_TRAILER
-        else:
-            data = aiter(body)
-            if known is not None:
-                headers[CRC32C] = encode_crc(known)
-        headers.setdefault("content-length", str(size))
-        answer = await self._wire.send("PUT", bucket, key, query, headers, data, payload=payload)
+        async with AsyncExitStack() as holding:
+            if size <= SMALL_BODY or (mode == "header" and known is None):
+                await holding.enter_async_context(self._gathering.hold(size))
+                data = await _gathered(body)
+                headers[CRC32C] = encode_crc(body.digest.crc32c)
+            elif mode == "trailer" and known is None:
+                headers = trailer_headers(headers, size, announce=self._aws)
+                data, payload = framed(aiter(body), size, lambda: body.digest.crc32c), UNSIGNED_PAYLOAD_TRAILER
+            else:
+                data = aiter(body)
+                if known is not None:
+                    headers[CRC32C] = encode_crc(known)
+            headers.setdefault("content-length", str(size))
+            answer = await self._wire.send("PUT", bucket, key, query, headers, data, payload=payload)
         if answer.failed:
             raise self._write_error(answer, key)
         return answer

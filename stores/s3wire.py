@@ -6,11 +6,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+import aioboto3
 import aiohttp
-from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError
 
 from replication.errors import CredentialsRefused, IntegrityMismatch, ObjectError, ServerFault
@@ -43,11 +43,13 @@ class DefaultChain:
     """The default AWS credential chain, resolved at the first request and refreshed as its provider asks."""
 
     def __init__(self) -> None:
-        self._session = AioSession()
+        self._session = aioboto3.Session()
 
     async def current(self) -> Credentials:
         try:
-            found = await self._session.get_credentials()
+            # Typed as boto3's own, which is not awaited.
+            loaded: Any = self._session.get_credentials()
+            found = await loaded
             frozen = await found.get_frozen_credentials() if found is not None else None
         except BotoCoreError as error:
             raise CredentialsRefused(f"the AWS credential chain failed: {type(error).__name__}") from error

@@ -7,6 +7,7 @@ store can commit; the store is told our CRC32C, or tells us what it stored; a di
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from replication.models import Attributes, Checksums, Condition, ObjectInfo, Par
 from replication.verify import level, same_checksums
 from stores.base import Store
 from stores.body import Body
+from stores.budget import ByteBudget
 from stores.checksum import Digest
 
 GATHER_MAX = 8 * MIB
@@ -72,6 +74,20 @@ async def quick_retry(attempt: Callable[[], Awaitable[T]], *, tries: int = QUICK
     raise AssertionError("unreachable")
 
 
+async def check_fence(destination: Place, condition: Condition) -> None:
+    """The last look before a write that the endpoint does not fence itself. Raises `PreconditionFailed`."""
+    if condition.kind == "any":
+        return
+    try:
+        current = await destination.store.head(destination.bucket, destination.key, tags=False)
+    except ObjectNotFound:
+        held = condition.kind == "absent"
+    else:
+        held = condition.version is not None and current.version.token == condition.version.token
+    if not held:
+        raise PreconditionFailed("the destination changed since it was looked at, and the endpoint has no conditional writes")
+
+
 async def send_object(
     source: Place,
     destination: Place,
@@ -82,10 +98,17 @@ async def send_object(
     condition: Condition,
     capabilities: Capabilities,
     meter: Meter,
+    budget: ByteBudget,
 ) -> Transferred:
-    """Streams a whole object in one commit. Raises whatever the stores raise; on a mismatch nothing stays visible."""
-    body = await _body(source, pin, checksums, meter)
-    info = await destination.store.put(destination.bucket, destination.key, body, attributes, condition)
+    """Streams a whole object in one commit. Raises whatever the stores raise; on a mismatch nothing stays visible.
+
+    `budget` bounds what all small bodies, which are gathered, take of memory at once.
+    """
+    async with contextlib.AsyncExitStack() as holding:
+        if pin.size_bytes <= GATHER_MAX:
+            await holding.enter_async_context(budget.hold(pin.size_bytes))
+        body = await _body(source, pin, checksums, meter)
+        info = await destination.store.put(destination.bucket, destination.key, body, attributes, condition)
     enforced = body.known_crc32c is not None and capabilities.upload_checksum in ("header", "trailer")
     enforced = enforced or capabilities.upload_checksum == "trailer"
     ours = body.result().checksums()

@@ -133,7 +133,10 @@ class ReplicateObject:
         return settlement
 
     async def _copy_runs(self, plan: CopyPlan) -> None:
-        """A sliding window over the runs that are not done; the first failure cancels the others and waits for them."""
+        """A sliding window over the runs that are not done; the first failure cancels the others and waits for them.
+
+        Before continue-as-new the window drains instead: a run under way would be sent again.
+        """
         todo = [index for index in range(plan.run_count) if index not in self._runs]
         self._count_parts(plan)
 
@@ -143,7 +146,10 @@ class ReplicateObject:
                 first, last = run_parts(plan, index)
                 part_run = PartRunInput(route=self._route, key=self._key, plan=plan, first=first, last=last)
                 summary = f"parts {first}-{last} of {plan.part_count}"
-                run = await self._stage.step(ObjectActivities.copy_part_run, part_run, options.RUN, transfer=True, summary=summary)
+                try:
+                    run = await self._stage.step(ObjectActivities.copy_part_run, part_run, options.RUN, transfer=True, summary=summary)
+                except Suspended:
+                    return
                 self._runs[index] = run
                 self._count_parts(plan)
 
@@ -156,6 +162,8 @@ class ReplicateObject:
             failed = first_cause(group)
         if failed is not None:
             raise failed  # outside of the handler: its own cause tells a cancellation from a failure
+        if len(self._runs) < plan.run_count:
+            raise Suspended
 
     async def _abort(self) -> None:
         """Removes what an unfinished copy left at the destination. What cannot be removed now is Housekeeping's."""

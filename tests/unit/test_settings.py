@@ -432,7 +432,7 @@ def test_a_watch_needs_a_route_from_a_file_system() -> None:
 def test_memory_that_cannot_suffice_is_refused_with_both_numbers() -> None:
     worker = {"transfer_slots": 100, "streams": 8, "memory": "1GiB"}
     assert problems({"worker": worker}) == [
-        "worker.memory: 1GiB is less than the 1.7GiB that 100 control slots and 100 transfer slots of 8 streams with 0 stores may need"
+        "worker.memory: 1GiB is less than the 1.8GiB that 100 control slots and 100 transfer slots of 8 streams with 0 stores may need"
     ]
     assert parse_settings({"worker": worker | {"memory": "2GiB"}}).worker.memory == 2 * GIB
 
@@ -440,7 +440,7 @@ def test_memory_that_cannot_suffice_is_refused_with_both_numbers() -> None:
 def test_the_memory_bound_grows_with_what_is_at_once() -> None:
     s3, disk = S3Settings(type="s3"), FileSettings(type="file", root=Path("/r"))
     worker = WorkerSettings(control_slots=4, transfer_slots=2, streams=3)
-    assert memory_bound(worker, [s3, disk]) == (150 + 12 + 4 + 2 * 2 * 3 + 1) * MIB
+    assert memory_bound(worker, [s3, disk]) == (150 + 64 + 12 + 4 + 2 * 2 * 3 + 1) * MIB
 
 
 def test_every_problem_is_told_at_once() -> None:

@@ -12,6 +12,7 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
 from temporalio.exceptions import ApplicationError
 
+from replication.limits import Capabilities
 from replication.mark import parse_mark
 from replication.models import Attributes, Condition, ObjectInfo, ReplicateObjectResult
 from stores.body import Body
@@ -251,6 +252,46 @@ class GatedStore(MemoryStore):
         self.waiting += 1
         await self.gate.wait()
         return await super().put_part(bucket, key, upload_id, number, offset, body)
+
+
+class UnfencedStore(MemoryStore):
+    """A store that ignores every condition without a word, as some endpoints do. A stranger may write just before us."""
+
+    stranger: bytes | None = None
+    late_stranger: bytes | None = None
+
+    async def probe(self, bucket: str, *, writable: bool) -> Capabilities:
+        found = await super().probe(bucket, writable=writable)
+        return replace(found, conditional_writes=False, conditional_completes=False, conditional_deletes=False)
+
+    async def put(self, bucket: str, key: str, body: Body, attributes: Attributes, condition: Condition) -> ObjectInfo:
+        info = await super().put(bucket, key, body, attributes, Condition("any"))
+        if self.late_stranger is not None:
+            data, self.late_stranger = self.late_stranger, None
+            await super().put(bucket, key, Body.of(data), Attributes(), Condition("any"))
+        return info
+
+    async def head(self, bucket: str, key: str, *, tags: bool = True) -> ObjectInfo:
+        if not tags and self.stranger is not None:  # the last look before the write
+            data, self.stranger = self.stranger, None
+            await super().put(bucket, key, Body.of(data), Attributes(), Condition("any"))
+        return await super().head(bucket, key, tags=tags)
+
+
+@pytest.mark.parametrize("when", ["stranger", "late_stranger"])
+async def test_a_store_without_conditional_writes_is_looked_at_before_and_after(temporal_client: Client, when: str) -> None:
+    source, destination = MemoryStore("a"), UnfencedStore("b")
+    source.create_bucket("src")
+    destination.create_bucket("dst")
+    await seed(source, "k", b"ours")
+    lab = make_lab(temporal_client, source, destination, foreign="conflict")
+    setattr(destination, when, b"a stranger's")
+    async with lab.worker():
+        result = await lab.replicate("k")
+
+    assert getattr(destination, when) is None  # the stranger did write
+    assert result.outcome == "conflict"
+    assert await content(destination, "k") == b"a stranger's"
 
 
 async def test_ten_thousand_parts_stay_within_every_limit(temporal_client: Client) -> None:
