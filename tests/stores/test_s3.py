@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 import uuid
@@ -420,7 +419,8 @@ async def test_an_endpoint_that_lists_by_folder_is_listed_in_byte_order_from_eve
 ) -> None:
     keys = tree(60)
     assert keys != sorted(keys, key=lambda key: key.replace("/", "\0"))
-    await asyncio.gather(*(store.put(bucket, key, Body.of(b"x"), Attributes(), ANY) for key in keys))
+    for key in keys:  # one by one: SeaweedFS 4.48 sometimes loses `a/b` when `a` is put in the same moment
+        await store.put(bucket, key, Body.of(b"x"), Attributes(), ANY)
     assert await listed(store, bucket, page_size=page_size) == keys
     for after in keys[:: 1 if page_size == 5 else 10]:
         assert await listed(store, bucket, page_size=page_size, start_after=after) == [key for key in keys if key > after]
