@@ -19,7 +19,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from activities import metrics
-from activities._progress import Pulse, current_pulse
+from activities._progress import BEAT_S, STALL_S, Pulse, current_pulse
 from replication.errors import ObjectError, Retry, StoreTimeout
 from replication.retries import SCHEDULES, Schedule, next_delay
 
@@ -29,17 +29,19 @@ log = logging.getLogger("drayage.activity")
 class Boundary(Interceptor):
     """Worker interceptor: pulse, error mapping, metrics and one log line per failure."""
 
-    def __init__(self, schedules: Mapping[Retry, Schedule] = SCHEDULES) -> None:
+    def __init__(self, schedules: Mapping[Retry, Schedule] = SCHEDULES, *, beat_s: float = BEAT_S, stall_s: float = STALL_S) -> None:
         self._schedules = schedules
+        self._beat_s, self._stall_s = beat_s, stall_s
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
-        return _Inbound(next, self._schedules)
+        return _Inbound(next, self._schedules, self._beat_s, self._stall_s)
 
 
 class _Inbound(ActivityInboundInterceptor):
-    def __init__(self, next: ActivityInboundInterceptor, schedules: Mapping[Retry, Schedule]) -> None:
+    def __init__(self, next: ActivityInboundInterceptor, schedules: Mapping[Retry, Schedule], beat_s: float, stall_s: float) -> None:
         super().__init__(next)
         self._schedules = schedules
+        self._beat_s, self._stall_s = beat_s, stall_s
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         info = activity.info()
@@ -47,7 +49,7 @@ class _Inbound(ActivityInboundInterceptor):
         token = current_pulse.set(pulse)
         task = asyncio.current_task()
         assert task is not None
-        beats = asyncio.create_task(pulse.run(task))
+        beats = asyncio.create_task(pulse.run(task, beat_s=self._beat_s, stall_s=self._stall_s))
         started = time.monotonic()
         try:
             return await super().execute_activity(input)
@@ -55,6 +57,7 @@ class _Inbound(ActivityInboundInterceptor):
             raise self._failure(error, pulse, input) from error
         except asyncio.CancelledError:
             if not pulse.stalled:
+                pulse.beat()  # the last beat is seconds old: what is stored since need not be sent again
                 raise
             task.uncancel()
             raise self._failure(StoreTimeout("nothing advanced for minutes"), pulse, input) from None

@@ -72,12 +72,12 @@ class Pulse:
     def beat(self) -> None:
         activity.heartbeat(self.details)
 
-    async def run(self, task: asyncio.Task[Any]) -> None:
-        """Beats until cancelled; cancels `task` when nothing advanced for `STALL_S`."""
+    async def run(self, task: asyncio.Task[Any], *, beat_s: float = BEAT_S, stall_s: float = STALL_S) -> None:
+        """Beats until cancelled; cancels `task` when nothing advanced for `stall_s`."""
         while True:
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(beat_s)
             self.beat()
-            if time.monotonic() - self._moved > STALL_S:
+            if time.monotonic() - self._moved > stall_s:
                 self.stalled = True
                 task.cancel("stalled")
                 return

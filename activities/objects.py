@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 from temporalio import activity
 
 from activities import metrics
 from activities._progress import PartRecord, pulse
 from activities.settle import Settler
-from replication.errors import IntegrityMismatch, ObjectError, RouteChanged, UploadCorrupt
+from replication.errors import IntegrityMismatch, RouteChanged, UploadCorrupt
 from replication.keys import check_key
 from replication.limits import Capabilities
 from replication.models import (
@@ -176,12 +175,6 @@ class ObjectActivities:
         if route.epoch != plan.epoch:
             raise RouteChanged(f"the settings of route {name} changed since this copy was planned")
         return route
-
-
-async def _clean_up(destination: Place, plan: CopyPlan) -> None:
-    """After a commit that was cut off before the store removed its temporary parts. What stays is Housekeeping's."""
-    with suppress(ObjectError):
-        await destination.store.abort_upload(destination.bucket, destination.key, plan.upload_id)
 
 
 def _record(part: KnownPart) -> PartRecord:

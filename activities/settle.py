@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
-from replication.errors import DestinationForeign, IntegrityMismatch, NotSupported, PreconditionFailed, SourceArchived
+from replication.errors import DestinationForeign, IntegrityMismatch, NotSupported, ObjectError, PreconditionFailed, SourceArchived
 from replication.ids import new_copy_id
 from replication.limits import Capabilities
 from replication.mark import make_mark, own_mark, with_mark
@@ -114,7 +115,7 @@ class Settler:
         """Runs a write; recognises our own commit behind a lost answer; looks before and after where nothing fences it."""
         if not fenced:
             await check_fence(destination, plan.condition)
-        done = await commit_recognised(write, lambda: recognise(route, key, destination, plan))
+        done = await commit_recognised(write, lambda: _recognised(route, key, destination, plan))
         if not fenced and await recognise(route, key, destination, plan) is None:
             raise PreconditionFailed("another write took the place of this one, and the endpoint has no conditional writes")
         return done
@@ -240,6 +241,15 @@ class Settler:
         source_etag = info.version.etag if view.destination.store.kind == "gcs" else ""
         metadata = with_mark(mapped.attributes.metadata, mark, source_etag=source_etag)
         return replace(mapped.attributes, metadata=metadata)
+
+
+async def _recognised(route: Route, key: str, destination: Place, plan: CopyPlan) -> Transferred | None:
+    """As `recognise`; removes the temporary parts of an upload whose commit was cut off before the store did."""
+    found = await recognise(route, key, destination, plan)
+    if found is not None and plan.upload_id:
+        with suppress(ObjectError):  # what stays is Housekeeping's
+            await destination.store.abort_upload(destination.bucket, destination.key, plan.upload_id)
+    return found
 
 
 async def recognise(route: Route, key: str, destination: Place, plan: CopyPlan) -> Transferred | None:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, overload
 
 Found = TypeVar("Found")
 
 INTERVAL_S = 0.02
 
 
+@overload
 async def eventually(
-    predicate: Callable[[], Found | Awaitable[Found]], timeout_s: float = 10.0, *, interval_s: float = INTERVAL_S
-) -> Found:
+    predicate: Callable[[], Coroutine[Any, Any, Found | None]], timeout_s: float = ..., *, interval_s: float = ...
+) -> Found: ...
+
+
+@overload
+async def eventually(predicate: Callable[[], Found | None], timeout_s: float = ..., *, interval_s: float = ...) -> Found: ...
+
+
+async def eventually(predicate: Callable[[], Any], timeout_s: float = 10.0, *, interval_s: float = INTERVAL_S) -> Any:
     """The first true value of `predicate`, plain or asynchronous. Fails with the last value after `timeout_s`.
 
     An AssertionError in the predicate means "not yet" and is raised as it is when the time is up."""
@@ -24,7 +32,7 @@ async def eventually(
         late = time.monotonic() >= deadline
         try:
             outcome = predicate()
-            value: Found = await outcome if inspect.isawaitable(outcome) else outcome
+            value = await outcome if inspect.isawaitable(outcome) else outcome
         except AssertionError:
             if late:
                 raise

@@ -13,7 +13,7 @@ from workflows import options
 from workflows.steps import Stop
 
 
-@workflow.defn(name="Housekeeping", failure_exception_types=[Exception])
+@workflow.defn(name="Housekeeping", failure_exception_types=options.DEFECTS)
 class Housekeeping:
     """One sweep over the destination of every route; a destination that cannot be read does not stop the others."""
 

@@ -38,8 +38,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.visibility import missing_attributes
 
 
-# Every exception fails the workflow instead of parking it: a failed object is visible and a new start looks afresh.
-@workflow.defn(name="ReplicateObject", failure_exception_types=[Exception])
+@workflow.defn(name="ReplicateObject", failure_exception_types=options.DEFECTS)
 class ReplicateObject:
     """Input and state are one model each; `check` is the only signal, `progress` the only query."""
 

@@ -50,6 +50,23 @@ def priority(route: str, *, bulk: bool = False) -> Priority:
     return Priority(priority_key=BULK_PRIORITY if bulk else EVENT_PRIORITY, fairness_key=route[:64])
 
 
+DEFECTS: tuple[type[BaseException], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ExceptionGroup,
+    LookupError,
+    NameError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What fails a workflow instead of parking it: a failed object is visible, and a new start looks afresh.
+
+`Exception` would take in `NondeterminismError`: an incompatible deploy would then fail every open workflow, where a
+parked task goes on after a rollback, and the SDK's `Replayer` waits for ever instead of telling the difference.
+"""
+
 MAX_RUNS_IN_FLIGHT = 200
 CONFLICT_LOOKS = 5
 """How often a fence may hold at the destination before the object rests in `conflict`."""

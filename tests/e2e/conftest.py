@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -69,7 +68,3 @@ def open_route(temporal_client: Client) -> OpenRoute:
             await stores.close()
 
     return opened
-
-
-async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
-    return await asyncio.to_thread(call, *arguments)

@@ -19,6 +19,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.handlers import add_expect_header
 from google.api_core.exceptions import NotFound
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
@@ -93,7 +94,7 @@ class Side(ABC):
     def keys(self) -> set[str]:
         """Every name in the bucket, those of temporary parts included."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - files have nothing to close
         """Releases connections."""
 
 
@@ -110,8 +111,10 @@ class S3Side(Side):
             region_name=server.region,
             aws_access_key_id=server.access_key,
             aws_secret_access_key=server.secret_key,
-            config=Config(retries={"max_attempts": 2}, s3={"addressing_style": "path"}),
+            config=Config(retries={"max_attempts": 2}, read_timeout=20, s3={"addressing_style": "path"}),
         )
+        # A "100 Continue" that comes after botocore stopped waiting for it is taken for the answer.
+        self.client.meta.events.unregister("before-call.s3", add_expect_header)
         self.client.create_bucket(Bucket=self.bucket)
 
     def settings(self) -> dict[str, Any]:
@@ -155,7 +158,7 @@ class S3Side(Side):
             expires=found.get("ExpiresString", ""),
             metadata=user,
             tags={tag["Key"]: tag["Value"] for tag in tags},
-            storage_class=found.get("StorageClass", ""),
+            storage_class=_class(found.get("StorageClass")),
         )
         etag = found["ETag"].strip('"')
         return Seen(hashlib.sha256(body).hexdigest(), len(body), properties, mark, etag, f"{etag} {found['LastModified']} {mark}")
@@ -178,7 +181,9 @@ class GcsSide(Side):
     def __init__(self, name: str, server: FakeGcs) -> None:
         super().__init__(name)
         self._endpoint = server.endpoint
-        self._client = storage.Client(project="e2e", credentials=AnonymousCredentials(), client_options={"api_endpoint": self._endpoint})
+        library: Any = storage  # without types
+        credentials: Any = AnonymousCredentials
+        self._client = library.Client(project="e2e", credentials=credentials(), client_options={"api_endpoint": self._endpoint})
         self._bucket = self._client.create_bucket(self.bucket)
 
     def settings(self) -> dict[str, Any]:
@@ -212,10 +217,10 @@ class GcsSide(Side):
             cache_control=blob.cache_control or "",
             expires=mark.pop("drayage-expires", ""),
             metadata=user,
-            storage_class=blob.storage_class or "",
+            storage_class=_class(blob.storage_class),
         )
         sha256 = hashlib.sha256(body).hexdigest()
-        return Seen(sha256, len(body), properties, mark, blob.etag or "", f"{blob.generation} {blob.metageneration}")
+        return Seen(sha256, len(body), properties, mark, (blob.etag or "").strip('"'), f"{blob.generation} {blob.metageneration}")
 
     def keys(self) -> set[str]:
         return {blob.name for blob in self._client.list_blobs(self.bucket)}
@@ -259,7 +264,8 @@ class FileSide(Side):
 
     def keys(self) -> set[str]:
         top = os.path.join(self._root, self.bucket)
-        return {os.path.relpath(os.path.join(folder, name), top) for folder, _, names in os.walk(top) for name in names}
+        found = {os.path.relpath(os.path.join(folder, name), top) for folder, _, names in os.walk(top) for name in names}
+        return found - {".drayage.lock"}
 
     def _path(self, key: str) -> str:
         """The name as it is: never joined or normalised, which would make another name of it."""
@@ -288,6 +294,11 @@ def _s3_fields(properties: Properties | None) -> dict[str, Any]:
         "StorageClass": wanted.storage_class,
     }
     return {name: value for name, value in fields.items() if value}
+
+
+def _class(name: str | None) -> str:
+    """A default class is shown by some servers and not by others."""
+    return "" if name is None or name == "STANDARD" else name
 
 
 def _apart(metadata: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -14,25 +14,28 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
 from embedded.process import clean_environment
-from replication.models import ReplicateObjectResult
+from replication.models import HousekeepingInput, HousekeepingResult, ReplicateObjectResult
 from replication.settings import Settings, parse_settings
 from stores.registry import Stores
 from tests.e2e.sides import S3Side, Side
 from tests.lab import Handle, Lab
 from tests.poll import eventually
 from tests.proxy import FaultProxy
+from workflows.housekeeping import Housekeeping
 
 MIB = 1 << 20
 PART = 5 * MIB
 MAX_EVENTS = 300
 """More history than any scenario here may need."""
+LOCK = ".drayage.lock"
+"""One empty file that stays in each bucket of a file store."""
 READY = "worker is ready"
 RETRIES = {"error_delay": 0.1, "timeout_delay": 0.1}
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +80,53 @@ class WorkerProcess:
         self.child.wait(10)
 
 
+class Relay:
+    """A TCP relay to a server, so that one client's connections can be cut while everybody else's stay."""
+
+    def __init__(self, address: str) -> None:
+        self._host, _, self._port = address.rpartition(":")
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+        self._serving: set[asyncio.Task[None]] = set()
+        self.address = ""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.cut()
+
+    async def cut(self) -> None:
+        """Ends every connection and takes no new one."""
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(self._host, int(self._port))
+        self._writers += [writer, back]
+        await asyncio.gather(_pump(reader, back), _pump(there, writer))
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+    writer.transport.abort()
+
+
 @dataclass
 class Rig:
     """The route `r-<token>` from `in-<token>/` of the source to `out-<token>/` of the destination."""
@@ -92,6 +142,8 @@ class Rig:
     """Stands before the source."""
     writing: FaultProxy | None = None
     """Stands before the destination."""
+    secrets: dict[str, str] = field(default_factory=dict)
+    """Variables for the workers, beside those of the sides."""
     _processes: list[WorkerProcess] = field(default_factory=list)
 
     @property
@@ -100,7 +152,7 @@ class Rig:
 
     @property
     def environ(self) -> dict[str, str]:
-        return {**self.source.environ(), **self.destination.environ()}
+        return {**self.source.environ(), **self.destination.environ(), **self.secrets}
 
     @property
     def lab(self) -> Lab:
@@ -170,9 +222,9 @@ class Rig:
         return seen.stamp if seen else None
 
     async def leftovers(self) -> list[str]:
-        """Open uploads of this route and temporary objects or files of the product."""
+        """Open uploads of this route and temporary objects or files of the product, without the lock of a folder."""
         names = await asyncio.to_thread(self.destination.keys)
-        found = [name for name in names if ".drayage" in name]
+        found = [name for name in names if ".drayage" in name and name != LOCK]
         if isinstance(self.destination, S3Side):
             uploads = await asyncio.to_thread(self.destination.uploads)
             found += [f"upload of {key}" for key in uploads if key.startswith(self.after)]
@@ -180,10 +232,13 @@ class Rig:
 
     async def assert_settled(self, name: str, data: bytes | None, handle: Handle | None = None) -> None:
         """The replica is `data` (None: absent), nothing unfinished is left, and the history stayed short."""
-        assert await self.digest(name) == (None if data is None else sha256(data))
-        assert await self.leftovers() == []
+        stands, wanted = await self.digest(name), None if data is None else sha256(data)
+        assert stands == wanted, f"the replica of {name!r} has the digest {stands}, not {wanted}"
+        left = await self.leftovers()
+        assert left == [], f"left behind: {left}"
         if handle is not None:
-            assert len((await handle.fetch_history()).events) < MAX_EVENTS
+            events = len((await handle.fetch_history()).events)
+            assert events < MAX_EVENTS, f"{events} events"
 
     async def holds(self, name: str, data: bytes) -> bool:
         return await self.digest(name) == sha256(data)
@@ -214,3 +269,10 @@ async def failure(handle: Handle) -> ReplicateObjectResult:
     result = ReplicateObjectResult.model_validate(cause.details[0])
     assert result.reason == cause.type
     return result
+
+
+async def sweep(lab: Lab) -> HousekeepingResult:
+    """One sweep of uploads of any age."""
+    return await lab.client.execute_workflow(
+        Housekeeping.run, HousekeepingInput(older_than_s=0.0), id=f"housekeeping-{uuid.uuid4()}", task_queue=lab.queue
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
-import re
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -13,7 +13,7 @@ from embedded.temporal import TemporalServer
 from tests.conftest import running
 from tests.e2e.sides import S3Side
 from tests.faults.conftest import MakeRig
-from tests.faults.rig import MIB, PART, Rig, noise
+from tests.faults.rig import MIB, PART, Relay, Rig, noise
 from tests.poll import eventually
 from tests.proxy import Rule, Stall
 
@@ -77,7 +77,7 @@ async def test_a_commit_whose_worker_died_before_it_was_recorded_is_recognised(m
 
     assert committed is not None
     assert await rig.version("k") == committed, "the object was written twice"
-    assert completes(rig, "k").count(200) == 0, "the only answer of a successful commit was the one nobody got"
+    assert len(completes(rig, "k")) == 1, "the upload was completed again"
     assert set(parts_sent(rig, "k").values()) == {1}
     assert result.outcome == "copied"
     await rig.assert_settled("k", data, handle)
@@ -89,19 +89,22 @@ async def test_a_zombie_worker_cannot_put_an_old_version_over_a_new_one(make_rig
     old, new = noise(2 * PART), noise(2 * PART + 3)
     key = await rig.put("k", old)
     held = rig.writing.add(Rule(Stall(), when="before_upstream", method="POST", path=rig.on("k") + r"\?uploadId="))
-    zombie = await rig.process()
-    handle = await rig.lab.start(key)
-    await eventually(lambda: held.fired == 1, 30.0)
-    zombie.suspend()
-    await rig.put("k", new)
-    await rig.process()
-    # The stopped worker's commit of the old version is still on its way to the store.
-    await eventually(lambda: rig.holds("k", new), LOST_S)
-    held.release()
-    zombie.resume()
-    result = await handle.result()
-    late = rig.writing.requests("POST", rig.on("k") + r"\?uploadId=")[0]
-    await eventually(lambda: late.status is not None, 10.0)
+    async with Relay(rig.client.service_client.config.target_host) as relay:
+        zombie = await rig.process(temporal=relay.address)
+        handle = await rig.lab.start(key)
+        await eventually(lambda: held.fired == 1, 30.0)
+        zombie.suspend()
+        # Without its polls the server cannot hand it another task, which nobody would do before the next timeout.
+        await relay.cut()
+        await rig.put("k", new)
+        await rig.process()
+        await eventually(lambda: rig.holds("k", new), LOST_S)
+        # The stopped worker's commit of the old version is still on its way to the store.
+        held.release()
+        zombie.resume()
+        result = await handle.result()
+        late = rig.writing.requests("POST", rig.on("k") + r"\?uploadId=")[0]
+        await eventually(lambda: late.status is not None, 10.0)
 
     assert late.status in (404, 412), "the zombie's commit was not refused"
     assert result.outcome == "copied"
@@ -117,7 +120,7 @@ async def test_sigterm_hands_the_copy_over_without_sending_a_finished_run_again(
     first = await rig.process(graceful_stop="1s")
     handle = await rig.lab.start(key)
     await eventually(lambda: held.fired == 1, 30.0)
-    code = await first.terminate(20.0)
+    code = await first.terminate(10.0)
     held.release()
     assert code == 0, first.log.read_text()
     assert (await rig.leftovers()) != [], "the upload must be kept for the next worker"

@@ -1,0 +1,109 @@
+"""Heartbeat details on a real worker: what one attempt leaves for the next."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import ApplicationError
+
+from activities._progress import PartRecord, Pulse, PulseDetails
+from replication.errors import ServerFault, StoreTimeout
+from replication.models import Part, PartRunResult
+from stores.body import Body
+from stores.memory import MemoryStore
+from tests.lab import Handle, make_lab
+from tests.poll import eventually
+from tests.replay.scenarios import Faulty, seed
+
+MIB = 1 << 20
+
+
+class Forgetful(MemoryStore):
+    """Like SeaweedFS: lists parts without their checksums, so that only a record can vouch for one."""
+
+    def __init__(self) -> None:
+        super().__init__("b")
+        self.create_bucket("dst")
+        self.sent: Counter[int] = Counter()
+        self.gate = asyncio.Event()
+
+    async def put_part(self, bucket: str, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
+        self.sent[number] += 1
+        if number > 3:
+            await self.gate.wait()
+        return await super().put_part(bucket, key, upload_id, number, offset, body)
+
+    async def list_parts(self, bucket: str, key: str, upload_id: str) -> list[Part]:
+        return [replace(part, crc32c=None) for part in await super().list_parts(bucket, key, upload_id)]
+
+
+async def test_a_worker_that_stops_leaves_its_finished_parts_to_the_next(temporal_client: Client) -> None:
+    source, destination = Faulty("a", "src"), Forgetful()
+    data = os.urandom(6 * MIB)
+    await seed(source, data)
+    parts = {"part_size": "1MiB", "one_shot_max": "1MiB", "concurrency": 1}
+    lab = make_lab(temporal_client, source, destination, parts=parts, worker={"streams": 6, "graceful_stop": "10ms"})
+    async with lab.worker():
+        handle = await lab.start("k")
+        await eventually(lambda: destination.sent.total() == 6)
+    destination.gate.set()
+    async with lab.worker():
+        result = await handle.result()
+
+    runs = [run async for run in part_runs(handle)]
+    assert result.outcome == "copied"
+    assert result.verification == "end-to-end"
+    assert destination.sent == Counter({1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 2})
+    assert [(run.resumed_parts, run.bytes_copied) for run in runs] == [(3, 3 * MIB)]
+
+
+async def part_runs(handle: Handle) -> AsyncIterator[PartRunResult]:
+    """The results of the part runs, from the history."""
+    async for event in handle.fetch_history_events():
+        if event.HasField("activity_task_completed_event_attributes"):
+            payloads = event.activity_task_completed_event_attributes.result.payloads
+            if payloads and b"resumed_parts" in payloads[0].data:
+                yield PartRunResult.model_validate_json(payloads[0].data)
+
+
+async def test_failure_counts_survive_attempts_and_are_kept_apart(temporal_client: Client) -> None:
+    """Five errors and three timeouts are all that F49 allows: the ninth attempt is the first that may succeed."""
+    source, destination = Faulty("a", "src"), Faulty("b", "dst")
+    destination.errors = [*[StoreTimeout("silence"), ServerFault("500")] * 3, *[ServerFault("500")] * 2]
+    await seed(source, b"hello")
+    lab = make_lab(temporal_client, source, destination)
+    async with lab.worker():
+        result = await lab.replicate("k")
+
+    assert result.outcome == "copied"
+    assert destination.errors == []
+
+
+async def test_one_failure_more_than_the_schedule_allows_ends_the_retries(temporal_client: Client) -> None:
+    source, destination = Faulty("a", "src"), Faulty("b", "dst")
+    destination.errors = [ServerFault("500")] * 7
+    await seed(source, b"hello")
+    lab = make_lab(temporal_client, source, destination)
+    async with lab.worker():
+        with pytest.raises(WorkflowFailureError) as caught:
+            await lab.replicate("k")
+
+    assert isinstance(caught.value.cause, ApplicationError)
+    assert caught.value.cause.type == "server-fault"
+    assert len(destination.errors) == 1
+
+
+@pytest.mark.parametrize("recorded", [[], ["text"], [{"errors": "many"}], [None], None, [{"parts": [{}]}]])
+def test_details_that_cannot_be_read_mean_a_start_from_zero(recorded: object) -> None:
+    assert Pulse.resume(recorded).details == PulseDetails()
+
+
+def test_details_come_back_as_they_were() -> None:
+    details = PulseDetails(errors=2, timeouts=1, bytes_done=7, parts=[PartRecord(number=1, size_bytes=5, etag="e", crc32c=9)])
+    assert Pulse.resume([details.model_dump(mode="json")]).details == details
