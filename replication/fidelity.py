@@ -33,6 +33,9 @@ LOSSES = {
 
 STANDARD_CLASSES = frozenset({"", "STANDARD", "MULTI_REGIONAL", "REGIONAL"})
 """Storage classes that are a store's default; the last two are Google's older names for it."""
+UNTYPED = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+"""Content types that say nothing. Stores put a type of their own in their place (SeaweedFS guesses one from the key), so
+wishing for one of them is not held against a replica: it would be set anew at every look."""
 HEADER_FIELDS = ("content_type", "content_encoding", "content_disposition", "content_language", "cache_control", "expires")
 
 MAX_TAGS = 10
@@ -105,7 +108,7 @@ def differences(
 ) -> list[str]:
     """Names of the fields in which a replica's attributes, its mark aside, are not the wanted ones; [] if none.
 
-    A wanted content type of "" is no wish: stores invent one. Tags that either side did not read are not compared.
+    A wanted content type that says nothing (`UNTYPED`) is no wish: stores invent one. Tags that either side did not read are not compared.
     """
     found = [name for name in HEADER_FIELDS if _differs(name, getattr(wanted, name), getattr(actual, name))]
     if _user_metadata(wanted, wanted, case_insensitive_metadata) != _user_metadata(actual, wanted, case_insensitive_metadata):
@@ -276,7 +279,7 @@ def _class_name(storage_class: str) -> str:
 
 def _differs(name: str, wanted: str, actual: str) -> bool:
     if name == "content_type":
-        return bool(wanted) and wanted != actual
+        return wanted not in UNTYPED and wanted != actual
     if name == "content_encoding":
         return stored_encoding(wanted) != stored_encoding(actual)
     return wanted != actual

@@ -223,7 +223,7 @@ class ReplicateObject:
         outcome = "blocked" if stop.rests == "blocked" else "failed"
         result = self._ended(outcome, stop)
         self._stage.close(outcome, result=result)
-        raise ApplicationError(f"{stop.reason}: {stop.message}", result, type=stop.reason, non_retryable=True)
+        raise ApplicationError(stop.message, result, type=stop.reason, non_retryable=True)
 
     def _ended(self, outcome: Any, stop: Stop) -> ReplicateObjectResult:
         return ReplicateObjectResult(
