@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from temporalio import activity
 
 BEAT_S = 4.0
-STALL_S = 240.0
+STALL_S = 900.0
+"""Longer than the longest silence that a store is allowed (ten minutes, for publishing a large object)."""
 
 
 class PartRecord(BaseModel):

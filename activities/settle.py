@@ -18,6 +18,7 @@ from replication.limits import Capabilities
 from replication.mark import make_mark, own_mark, with_mark
 from replication.models import (
     Attributes,
+    Checksums,
     Condition,
     CopyPlan,
     ObjectInfo,
@@ -95,7 +96,7 @@ class Settler:
             store, key = view.destination.store, view.destination.key
             upload_id = await store.begin_upload(view.destination.bucket, key, plan.attributes)
             return Settlement(plan=plan.model_copy(update={"upload_id": upload_id}))
-        if plan.server_side or plan.source.size_bytes <= self._inline_max:
+        if plan.source.size_bytes <= self._inline_max:
             return await self.copy_whole(view.route, view.source.key, plan, meter)
         return Settlement(plan=plan)
 
@@ -159,7 +160,7 @@ class Settler:
         info = await destination.store.copy(
             source.bucket, source.key, plan.source, destination.bucket, destination.key, plan.attributes, plan.condition, progress=meter
         )
-        if info.checksums == type(info.checksums)():
+        if info.checksums == Checksums():
             info = await destination.store.head(destination.bucket, destination.key, tags=False)
         agree = same_checksums(plan.checksums, info.checksums)
         if agree is False or info.size_bytes != plan.source.size_bytes:

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from temporalio.client import Client
 from temporalio.service import RPCError
 
@@ -68,6 +68,8 @@ class Lane:
 async def run_demo(*, keep: bool, json_output: bool) -> int:
     """Exit code 0 when every object arrived and was read back equal, else 1."""
     console = Console(stderr=json_output, highlight=False)
+    if not console.is_terminal:
+        console.width = 100
     with tempfile.TemporaryDirectory(prefix="drayage-demo-") as folder:
         servers = TemporalServer(), SeaweedFS(), SeaweedFS(), FakeGcs()
         began = time.monotonic()
@@ -167,7 +169,7 @@ class Demo:
                 self._console.print(f"{lane.title}: {len(lane.results)} objects in {lane.seconds:.1f} s")
 
     def tell(self, *, json_output: bool) -> None:
-        table = Table("route", "objects", "MiB", "seconds", "MiB/s", "verification", "read back", title="replicated")
+        table = Table("route", "objects", "MiB", "seconds", "MiB/s", Column("verification", no_wrap=True), "read back", title="replicated")
         for lane in self._lanes:
             mib = lane.bytes_copied / MIB
             equal = f"{len(lane.problems)} differ" if lane.problems else "all equal"

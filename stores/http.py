@@ -10,7 +10,7 @@ import asyncio
 import io
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -22,6 +22,7 @@ CONNECT_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 25.0
 """Longest silence on a socket; below every heartbeat timeout, so that a stalled store is noticed here first."""
 MAX_ERROR_BODY = 64 * 1024
+READS = ("GET", "HEAD")
 
 
 class HttpPlane:
@@ -66,10 +67,18 @@ class HttpPlane:
         failure: list[BaseException] = []
         # A file object goes out in pieces; aiohttp would write large bytes to the socket in one go, and warn of that.
         body = io.BytesIO(data) if isinstance(data, bytes) else None if data is None else _watched(data, failure)
+        target = yarl.URL(url, encoded=True)
         try:
-            async with self._open().request(
-                method, yarl.URL(url, encoded=True), headers=headers, data=body, allow_redirects=False, **options
-            ) as response:
+            async with AsyncExitStack() as answered:
+                try:
+                    request = self._open().request(method, target, headers=headers, data=body, allow_redirects=False, **options)
+                    response = await answered.enter_async_context(request)
+                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                    if method not in READS or isinstance(error, aiohttp.ClientConnectorError):
+                        raise
+                    # The store had closed a pooled connection before an answer began: a read is asked once more.
+                    request = self._open().request(method, target, headers=headers, allow_redirects=False, **options)
+                    response = await answered.enter_async_context(request)
                 yield response
         except (TimeoutError, aiohttp.ClientError, ssl.SSLError, OSError) as error:
             if failure:

@@ -1,0 +1,69 @@
+"""The data plane against a scripted server: what is sent once, and what may be asked again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from replication.errors import ServerFault
+from stores.http import HttpPlane
+
+
+class Scripted:
+    """Closes the first `drops` connections after it has read a request; answers the others. Counts requests by method."""
+
+    def __init__(self, drops: int) -> None:
+        self.drops = drops
+        self.seen: list[str] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.seen.append(head.split(b" ", 1)[0].decode())
+        if self.drops:
+            self.drops -= 1
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.fixture
+async def plane() -> AsyncIterator[HttpPlane]:
+    plane = HttpPlane()
+    yield plane
+    await plane.close()
+
+
+async def ask(plane: HttpPlane, scripted: Scripted, method: str, data: bytes | None = None) -> bytes:
+    server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        async with plane.request(method, f"http://127.0.0.1:{port}/x", {}, data) as response:
+            return await response.read()
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST", "DELETE"])
+async def test_a_write_whose_answer_is_lost_is_sent_once(plane: HttpPlane, method: str) -> None:
+    scripted = Scripted(drops=1)
+    with pytest.raises(ServerFault):
+        await ask(plane, scripted, method, b"x" if method != "DELETE" else None)
+
+    assert scripted.seen == [method]
+
+
+async def test_a_read_is_asked_once_more_when_the_connection_closed_before_an_answer(plane: HttpPlane) -> None:
+    scripted = Scripted(drops=1)
+
+    assert await ask(plane, scripted, "GET") == b"ok"
+    assert scripted.seen == ["GET", "GET"]
+
+
+async def test_a_read_that_fails_again_is_a_fault(plane: HttpPlane) -> None:
+    scripted = Scripted(drops=2)
+    with pytest.raises(ServerFault):
+        await ask(plane, scripted, "GET")
+
+    assert scripted.seen == ["GET", "GET"]
