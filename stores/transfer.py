@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -104,43 +104,42 @@ async def send_object(
 
     `budget` bounds what all small bodies, which are gathered, take of memory at once.
     """
-    async with contextlib.AsyncExitStack() as holding:
-        if pin.size_bytes <= GATHER_MAX:
-            await holding.enter_async_context(budget.hold(pin.size_bytes))
-        body = await _body(source, pin, checksums, meter)
-        info = await destination.store.put(destination.bucket, destination.key, body, attributes, condition)
-    enforced = body.known_crc32c is not None and capabilities.upload_checksum in ("header", "trailer")
-    enforced = enforced or capabilities.upload_checksum == "trailer"
-    ours = body.result().checksums()
-    proved = await prove_stored(destination, info, ours, enforced=enforced)
-    compared = same_checksums(ours, checksums) is True
-    return Transferred(info, ours, level(source_compared=compared, destination_proved=proved), body.size_bytes)
-
-
-async def _body(source: Place, pin: Version, checksums: Checksums, meter: Meter) -> Body:
     size = pin.size_bytes
-    if not size:
-        return Body.of(b"")
-    if size <= GATHER_MAX:
-        return await quick_retry(lambda: _gathered(source, pin, checksums, meter))
-    digest = Digest(like=checksums)
-    return Body(
-        _range(source, pin, 0, size, meter), size, digest=digest, check=partial(check_source, checksums), known_crc32c=checksums.crc32c
-    )
+    async with contextlib.AsyncExitStack() as held:
+        if not size:
+            body = Body.of(b"")
+        elif size <= GATHER_MAX:
+            await held.enter_async_context(budget.hold(size))
+            body = await quick_retry(lambda: _gathered(source, pin, checksums, meter))
+        else:
+            chunks = await held.enter_async_context(_range(source, pin, 0, size, meter))
+            check = partial(check_source, checksums)
+            body = Body(chunks, size, digest=Digest(like=checksums), check=check, known_crc32c=checksums.crc32c)
+        info = await destination.store.put(destination.bucket, destination.key, body, attributes, condition)
+    ours = body.result().checksums()
+    proved = await prove_stored(destination, info, ours, enforced=capabilities.upload_checksum in ("header", "trailer"))
+    compared = same_checksums(ours, checksums) is True
+    return Transferred(info, ours, level(source_compared=compared, destination_proved=proved), size)
 
 
 async def _gathered(source: Place, pin: Version, checksums: Checksums, meter: Meter) -> Body:
-    size = pin.size_bytes
-    digest = Digest(like=checksums, md5=True)
-    streamed = Body(_range(source, pin, 0, size, meter), size, digest=digest, check=partial(check_source, checksums))
-    return Body.of(await streamed.gather(), checked=digest)
+    size, digest = pin.size_bytes, Digest(like=checksums, md5=True)
+    async with _range(source, pin, 0, size, meter) as chunks:
+        data = await Body(chunks, size, digest=digest, check=partial(check_source, checksums)).gather()
+    return Body.of(data, checked=digest)
 
 
-async def _range(source: Place, pin: Version, offset: int, length: int, meter: Meter) -> AsyncIterator[bytes]:
-    async with source.store.read(source.bucket, source.key, pin=pin, offset=offset, length=length) as chunks:
-        async for chunk in chunks:
-            meter(len(chunk))
-            yield chunk
+def _range(source: Place, pin: Version, offset: int, length: int, meter: Meter) -> contextlib.aclosing[AsyncGenerator[bytes, None]]:
+    """The bytes of a range, metered. Closed at the end of the block, also when a store stops taking them half-way: the
+    connection to the source is given back then and not when the garbage is collected."""
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        async with source.store.read(source.bucket, source.key, pin=pin, offset=offset, length=length) as pieces:
+            async for piece in pieces:
+                meter(len(piece))
+                yield piece
+
+    return contextlib.aclosing(chunks())
 
 
 def check_source(expected: Checksums, digest: Digest) -> None:
@@ -188,8 +187,9 @@ async def send_part(
 
     async def attempt() -> SentPart:
         digest = Digest(like=checksums)
-        body = Body(_range(source, pin, offset, length, meter), length, digest=digest)
-        part = await destination.store.put_part(destination.bucket, destination.key, upload_id, number, offset, body)
+        async with _range(source, pin, offset, length, meter) as chunks:
+            body = Body(chunks, length, digest=digest)
+            part = await destination.store.put_part(destination.bucket, destination.key, upload_id, number, offset, body)
         if part.crc32c is not None and part.crc32c != digest.crc32c:
             raise IntegrityMismatch(f"part {number} was stored with another checksum than was sent")
         return SentPart(part, digest.crc32c, digest.companion, length)
