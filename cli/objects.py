@@ -6,48 +6,30 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from datetime import timedelta
 
-from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, TimeoutError
 from temporalio.service import RPCError
 
-from replication.ids import object_workflow_id
-from replication.models import Progress, ReplicateObjectInput, ReplicateObjectResult
-from workflows.options import priority
-from workflows.visibility import object_attributes, object_summary
+from replication.models import Progress, ReplicateObjectResult
+from workflows.start import WORKFLOW, Handle, start_object
 
-WORKFLOW = "ReplicateObject"
+__all__ = ["RESTING", "RIGHT", "WORKFLOW", "Handle", "failure_result", "read_progress", "settled", "start_object"]
+
 RIGHT = frozenset({"copied", "updated", "in_sync", "deleted", "kept"})
 """Outcomes that leave nothing to do; every other one makes a command end with exit code 1."""
 RESTING = frozenset({"waiting", "paused"})
 """Phases of an open workflow that only the world, or an operator, ends."""
 
-Handle = WorkflowHandle[Any, ReplicateObjectResult]
 
-
-async def start_object(client: Client, queue: str, route: str, key: str, cause: str = "request") -> Handle:
-    """Starts the object workflow of `key`. If it runs already it is joined, and looks once more."""
-    return await client.start_workflow(
-        WORKFLOW,
-        ReplicateObjectInput(route=route, key=key, cause=cause),
-        id=object_workflow_id(route, key),
-        task_queue=queue,
-        result_type=ReplicateObjectResult,
-        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        start_signal="check",
-        start_signal_args=[cause],
-        search_attributes=object_attributes(route, key),
-        static_summary=object_summary(route, key),
-        priority=priority(route),
-    )
+ANSWER = timedelta(seconds=10)
+"""How long a worker may take to answer a query; where none polls there is no answer."""
 
 
 async def read_progress(handle: Handle) -> Progress:
     """Raises `RPCError` where there is no such workflow, or no worker to answer."""
-    progress: Progress = await handle.query("progress", result_type=Progress)
+    progress: Progress = await handle.query("progress", result_type=Progress, rpc_timeout=ANSWER)
     return progress
 
 

@@ -1,0 +1,166 @@
+"""A bucket and a queue on moto, a bucket on SeaweedFS, one route between them, a worker in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from temporalio.client import Client
+
+from embedded.moto import MotoServer
+from embedded.process import clean_environment
+from embedded.seaweedfs import SeaweedFS
+from embedded.temporal import TemporalServer
+from ingest.dispatch import Dispatcher, s3_routes
+from ingest.sqs import Pace, SqsIngestor
+from replication.settings import parse_settings
+from stores.registry import Stores
+from tests.e2e.sides import S3Side
+from tests.lab import FAST_RETRIES, Lab
+from tests.poll import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+FAST = Pace(wait_s=1, visibility_s=30, first_pause_s=0.5, longest_pause_s=0.5)
+
+
+@dataclass
+class Queue:
+    """An SQS queue as its owner sees it."""
+
+    sqs: Any
+    url: str
+
+    @property
+    def arn(self) -> str:
+        arn: str = self._attributes()["QueueArn"]
+        return arn
+
+    def send(self, *bodies: str) -> None:
+        for body in bodies:
+            self.sqs.send_message(QueueUrl=self.url, MessageBody=body)
+
+    def left(self) -> int:
+        """Messages that are not deleted, received or not."""
+        found = self._attributes()
+        return int(found["ApproximateNumberOfMessages"]) + int(found["ApproximateNumberOfMessagesNotVisible"])
+
+    def _attributes(self) -> dict[str, str]:
+        found: dict[str, str] = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["All"])["Attributes"]
+        return found
+
+
+@dataclass
+class Rig:
+    """What one test works with. `document` is the configuration of the worker and of the ingestor."""
+
+    folder: Path
+    client: Client
+    source: S3Side
+    replica: S3Side
+    queue: Queue
+    document: dict[str, Any]
+    stores: Stores = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.environ = {**self.source.environ(), **self.replica.environ()}
+        self.settings = parse_settings(self.document)
+        self.stores = Stores(self.settings, self.environ)
+
+    @property
+    def route(self) -> str:
+        return self.settings.routes[0].name
+
+    def worker(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return Lab(self.client, self.settings, self.stores).worker()
+
+    def ingestor(self, pace: Pace = FAST, client: Client | None = None) -> SqsIngestor:
+        dispatcher = Dispatcher(client or self.client, self.settings.temporal.control_queue, start_timeout=timedelta(seconds=2))
+        return SqsIngestor(self.settings.ingest.sqs[-1], self.environ, dispatcher, s3_routes(self.settings), pace)
+
+    def notify(self) -> None:
+        """Lets the source's bucket send its events to the queue."""
+        configured = {"QueueConfigurations": [{"QueueArn": self.queue.arn, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}]}
+        self.source.client.put_bucket_notification_configuration(Bucket=self.source.bucket, NotificationConfiguration=configured)
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """`python -m ingest` in a process of its own."""
+        path = self.folder / "drayage.yaml"
+        path.write_text(json.dumps(self.document))
+        command = [sys.executable, "-m", "ingest", "--config", str(path)]
+        with (self.folder / "ingest.log").open("wb") as log:
+            return subprocess.Popen(command, cwd=ROOT, env={**clean_environment(), **self.environ}, stderr=log)
+
+    @contextlib.asynccontextmanager
+    async def ingesting(self) -> AsyncIterator[None]:
+        """The process from its readiness to its orderly end."""
+        child = self.launch()
+        try:
+            await eventually(lambda: "ingest is ready" in self.log(), 30)
+            yield
+            child.send_signal(signal.SIGTERM)
+            await eventually(lambda: child.poll() is not None, 10)
+            assert child.returncode == 0, self.log()
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.wait(10)
+
+    def log(self) -> str:
+        return (self.folder / "ingest.log").read_text()
+
+    def is_replicated(self, key: str, data: bytes) -> bool:
+        try:
+            return bool(self.replica.client.get_object(Bucket=self.replica.bucket, Key=key)["Body"].read() == data)
+        except self.replica.client.exceptions.NoSuchKey:
+            return False
+
+
+@pytest.fixture
+def sqs(moto_s3: MotoServer) -> Iterator[Any]:
+    keys = {"aws_access_key_id": moto_s3.access_key, "aws_secret_access_key": moto_s3.secret_key}
+    client = boto3.client("sqs", endpoint_url=moto_s3.endpoint, region_name=moto_s3.region, **keys)  # type: ignore[call-overload]  # no stubs of SQS
+    yield client
+    client.close()
+
+
+def make_queue(sqs: Any, **attributes: str) -> Queue:
+    return Queue(sqs, sqs.create_queue(QueueName=f"q-{uuid.uuid4().hex}", Attributes=attributes)["QueueUrl"])
+
+
+@pytest.fixture
+async def rig(
+    tmp_path: Path, temporal_server: TemporalServer, temporal_client: Client, moto_s3: MotoServer, seaweed: SeaweedFS, sqs: Any
+) -> AsyncIterator[Rig]:
+    source, replica, queue, token = S3Side("source", moto_s3), S3Side("replica", seaweed), make_queue(sqs), uuid.uuid4().hex[:12]
+    credentials = {name: value for name, value in source.settings().items() if name not in ("type", "region")}
+    document = {
+        "temporal": {"address": temporal_server.address, "task_queue": f"q-{token}"},
+        "stores": {"source": source.settings(), "replica": replica.settings()},
+        "routes": [
+            {
+                "name": f"r-{token}",
+                "source": {"store": "source", "bucket": source.bucket},
+                "destination": {"store": "replica", "bucket": replica.bucket},
+                "deletes": "mirror",
+                "exclude": ["*.tmp"],
+            }
+        ],
+        "ingest": {"sqs": [{"queue_url": queue.url + "-gone", **credentials}, {"queue_url": queue.url, **credentials}]},
+        "worker": {"retries": FAST_RETRIES, "control_slots": 8, "transfer_slots": 2, "streams": 2},
+    }
+    made = Rig(tmp_path, temporal_client, source, replica, queue, document)
+    yield made
+    await made.stores.close()
+    source.close()
+    replica.close()

@@ -1,0 +1,80 @@
+"""Which routes an event concerns, and how often a workflow hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client
+
+from ingest.dispatch import Dispatcher, Started, Target, s3_routes, targets_of
+from ingest.events import ChangeEvent
+from ingest.sqs import Pace
+from replication.ids import object_workflow_id
+from replication.settings import Settings, parse_settings
+
+
+def route(name: str, store: str, bucket: str, prefix: str = "", **more: Any) -> dict[str, Any]:
+    source, destination = {"store": store, "bucket": bucket, "prefix": prefix}, {"store": "disk", "bucket": f"to-{name}"}
+    return {"name": name, "source": source, "destination": destination, **more}
+
+
+@pytest.fixture
+def settings() -> Settings:
+    stores = {"aws": {"type": "s3"}, "disk": {"type": "file", "root": "/stores"}}
+    routes = [
+        route("all", "aws", "photos"),
+        route("raw", "aws", "photos", "raw/", exclude=["*.tmp"]),
+        route("other", "aws", "films"),
+        route("local", "disk", "photos"),
+    ]
+    return parse_settings({"stores": stores, "routes": routes})
+
+
+@pytest.mark.parametrize(
+    ("bucket", "key", "routes"),
+    [
+        ("photos", "raw/a", ["all", "raw"]),
+        ("photos", "raw/a.tmp", ["all"]),
+        ("photos", "a", ["all"]),
+        ("photos", ".drayage/parts/a", []),
+        ("films", "a", ["other"]),
+        ("to-all", "a", None),
+    ],
+)
+def test_an_event_concerns_every_s3_route_that_takes_its_key(settings: Settings, bucket: str, key: str, routes: list[str] | None) -> None:
+    found = targets_of(ChangeEvent(bucket, key, "created", ""), s3_routes(settings))
+    assert found == (None if routes is None else tuple(Target(name, key) for name in routes))
+
+
+async def test_a_target_named_often_is_signalled_once_for_each_batch(temporal_client: Client) -> None:
+    target, dispatcher = Target(f"r-{uuid.uuid4().hex[:12]}", "k"), Dispatcher(temporal_client, f"q-{uuid.uuid4().hex}")
+    assert await dispatcher.start([target] * 50) == Started()
+    assert await dispatcher.start([target]) == Started()
+    history = await temporal_client.get_workflow_handle(object_workflow_id(target.route, target.key)).fetch_history()
+    signals = [event for event in history.events if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED]
+    assert len(signals) == 2
+
+
+async def test_every_target_is_started_though_more_are_asked_for_than_start_at_once(temporal_client: Client) -> None:
+    name, dispatcher = f"r-{uuid.uuid4().hex[:12]}", Dispatcher(temporal_client, f"q-{uuid.uuid4().hex}")
+    targets = [Target(name, f"k{number}") for number in range(80)]
+    assert await dispatcher.start(targets) == Started()
+    handles = [temporal_client.get_workflow_handle(object_workflow_id(name, target.key)) for target in targets]
+    assert len({(await handle.describe()).run_id for handle in handles}) == 80
+
+
+async def test_what_the_server_refuses_is_no_outage(temporal_client: Client) -> None:
+    target = Target(f"r-{uuid.uuid4().hex[:12]}", "k")
+    refusing = Dispatcher(temporal_client, "q" * 2000)  # longer than Temporal lets an identifier be
+    assert await refusing.start([target]) == Started(refused=frozenset({target}))
+    assert await asyncio.wait_for(refusing.healthy(), 10)
+
+
+def test_pauses_stay_below_two_requests_a_second_and_are_bounded() -> None:
+    pauses = [Pace().pause_s(failures) for failures in range(1, 2000)]
+    assert pauses[:5] == [1, 2, 4, 8, 15]
+    assert max(pauses) == 15

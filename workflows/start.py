@@ -1,0 +1,42 @@
+"""Starting an object workflow from outside: one call for the command line and for every ingestor."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+
+from replication.ids import object_workflow_id
+from replication.models import ReplicateObjectInput, ReplicateObjectResult
+from workflows.options import priority
+from workflows.visibility import object_attributes, object_summary
+
+WORKFLOW = "ReplicateObject"
+
+Handle = WorkflowHandle[Any, ReplicateObjectResult]
+
+
+async def start_object(
+    client: Client, queue: str, route: str, key: str, cause: str = "request", *, rpc_timeout: timedelta | None = None
+) -> Handle:
+    """Starts the object workflow of `key`. If it runs already it is joined, and looks once more. Raises `RPCError`.
+
+    The signal and the start are one request, so that the look is never lost between an end and a start.
+    """
+    return await client.start_workflow(
+        WORKFLOW,
+        ReplicateObjectInput(route=route, key=key, cause=cause),
+        id=object_workflow_id(route, key),
+        task_queue=queue,
+        result_type=ReplicateObjectResult,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        start_signal="check",
+        start_signal_args=[cause],
+        search_attributes=object_attributes(route, key),
+        static_summary=object_summary(route, key),
+        priority=priority(route),
+        rpc_timeout=rpc_timeout,
+    )
