@@ -41,7 +41,7 @@ async def test_explain_shows_both_sides_the_decision_and_the_workflow(site: Site
     assert (told["replica"]["bucket"], told["replica"]["key"]) == (s3b.bucket, key.replace("in/", "out/"))
     assert told["replica"]["mark"]["route"] == "pair"
     assert told["replica"]["checksums"]["crc32c"] == told["source"]["checksums"]["crc32c"]
-    assert told["decision"]["action"] == "keep"
+    assert told["decision"]["action"] == "in_sync"
     assert told["plan"] is None
     assert (told["workflow"]["open"], told["workflow"]["last"]["status"]) == (None, "completed")
     assert told["workflow"]["last"]["result"]["outcome"] == "copied"
