@@ -62,9 +62,11 @@ class SeaweedFS(Server):
             # server that reports in that time comes back five seconds later.
             "-master.peers=none",
             "-master.telemetry=false",
-            # Every bucket takes about seven volumes; a fixed maximum makes writes fail with 500 once it is reached.
+            # Every bucket takes volumes of its own, and writes fail with 500 once there are as many as the maximum. Volumes
+            # take no space ahead, so the maximum is out of reach; computed (0), it would be the free space in GiB.
             "-master.volumeSizeLimitMB=1024",
-            "-volume.max=0",
+            "-volume.max=100000",
+            "-volume.minFreeSpace=64MiB",
         ]
 
     def answers(self) -> bool:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal, NoReturn
 from urllib.parse import unquote_plus
 
@@ -66,12 +67,17 @@ EVENTBRIDGE_MAJOR = "1"
 
 @dataclass(frozen=True, slots=True)
 class ChangeEvent:
-    """`key` of `bucket` may have changed. `cause` is the sender's name for it, without the prefix `s3:`, for logs only."""
+    """`key` of `bucket` may have changed.
+
+    `cause` is the sender's name for it, without the prefix `s3:`, for logs only. `at` is when it happened, in seconds
+    since 1970, for the measured delay only; None where the sender does not tell.
+    """
 
     bucket: str
     key: str
     kind: Kind
     cause: str
+    at: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +187,8 @@ def _s3_event(record: dict[str, Any]) -> ChangeEvent:
     s3 = _object(record.get("s3"))
     bucket, encoded = _bucket(s3), _raw_key(s3)
     name = _text(record.get("eventName")).removeprefix("s3:")
-    return ChangeEvent(bucket, _checked(_decoded(encoded)), _kind(name, "ObjectCreated:", "ObjectRemoved:"), name)
+    kind = _kind(name, "ObjectCreated:", "ObjectRemoved:")
+    return ChangeEvent(bucket, _checked(_decoded(encoded)), kind, name, event_time(record.get("eventTime")))
 
 
 def _bridged(document: dict[str, Any]) -> ChangeEvent:
@@ -190,7 +197,8 @@ def _bridged(document: dict[str, Any]) -> ChangeEvent:
     if "event-version" in detail:
         _check_major(detail["event-version"], EVENTBRIDGE_MAJOR)
     name = _text(document.get("detail-type"))
-    return ChangeEvent(_bucket(detail), _checked(_raw_key(detail)), _kind(name, "Object Created", "Object Deleted"), name)
+    kind = _kind(name, "Object Created", "Object Deleted")
+    return ChangeEvent(_bucket(detail), _checked(_raw_key(detail)), kind, name, event_time(document.get("time")))
 
 
 def _check_major(version: Any, major: str) -> None:
@@ -225,6 +233,15 @@ def _checked(key: str) -> str:
     if key_problem(key):
         raise _Refused("bad-key")
     return key
+
+
+def event_time(text: Any) -> float | None:
+    """Seconds since 1970 of an RFC 3339 time; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.timestamp() if moment.tzinfo else moment.replace(tzinfo=UTC).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _kind(name: str, created: str, removed: str) -> Kind:

@@ -31,6 +31,10 @@
             ├── ObjectTooLarge
             ├── MetadataUnrepresentable
             ├── DestinationForeign       the replica belongs to another route
+            ├── InvalidManifest          its content does not name its dependencies as the route's rules say
+            ├── UnknownKind              the route orders manifests, and no rule says what this key is
+            ├── UnsatisfiableDependency  a dependency that this route never replicates
+            ├── DependencyCycle          manifests that wait for each other
             ├── NotSupported             the store lacks an ability that this route needs
             └── RouteUnknown             no such route in the worker's configuration
 
@@ -215,6 +219,24 @@ class MetadataUnrepresentable(Refused):
 class DestinationForeign(Refused):
     reason = "destination-foreign"
     audience: ClassVar[Audience] = "destination owner"
+
+
+class InvalidManifest(Refused):
+    reason = "invalid-manifest"
+    audience: ClassVar[Audience] = "source owner"
+
+
+class UnknownKind(Refused):
+    reason = "unknown-kind"
+
+
+class UnsatisfiableDependency(Refused):
+    reason = "unsatisfiable-dependency"
+
+
+class DependencyCycle(Refused):
+    reason = "dependency-cycle"
+    audience: ClassVar[Audience] = "source owner"
 
 
 class NotSupported(Refused):

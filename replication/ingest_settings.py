@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from replication.secrets import SecretRef
-from replication.store_settings import Endpoint, HostPort, SettingsModel, check_key_pair, split_url
-from replication.units import Duration
+from replication.store_settings import Count, Endpoint, HostPort, SettingsModel, check_key_pair, split_url
+from replication.units import Duration, Size
 
 
 def _queue_url(value: str) -> str:
@@ -47,20 +47,32 @@ class PubSubSettings(SettingsModel):
 
 
 class WatchSettings(SettingsModel):
-    """A watch on the source directory of a route; a file counts when it has been `quiet` for that long."""
+    """A watch on the source directory of a route; a file counts when it has been `quiet` for that long.
+
+    `mode` `native` uses the kernel's notifications, `poll` compares listings every `interval`, and `auto` polls where the
+    file system has no notifications (NFS and the like).
+    """
 
     route: str
     quiet: Duration = 30.0
+    mode: Literal["auto", "native", "poll"] = "auto"
+    interval: Annotated[Duration, Field(gt=0)] = 1.0
 
 
 class WebhookSettings(SettingsModel):
-    """An HTTP listener for events, guarded by a bearer token."""
+    """An HTTP listener for events, guarded by a bearer token; `rate` bounds the requests per second, `max_body` one body."""
 
     listen: HostPort
     token: SecretRef
+    rate: Count = 500
+    max_body: Size = 1024 * 1024
 
 
 class IngestSettings(SettingsModel):
+    """`metrics` serves Prometheus metrics, `health` serves `/livez` and `/readyz`; None serves nothing."""
+
+    metrics: HostPort | None = None
+    health: HostPort | None = None
     sqs: tuple[SqsSettings, ...] = ()
     pubsub: tuple[PubSubSettings, ...] = ()
     watch: tuple[WatchSettings, ...] = ()

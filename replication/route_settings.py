@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from replication.globs import check_glob
 from replication.keys import MAX_KEY_BYTES, is_reserved, key_problem
@@ -39,6 +39,10 @@ def _prefix(value: str) -> str:
     return value
 
 
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 def _internal_prefix(value: str) -> str:
     if not value:
         raise ValueError("is empty, and would keep every key from replicating")
@@ -58,21 +62,41 @@ class LocationSettings(SettingsModel):
 
 
 class DeletesSettings(SettingsModel):
-    """`mirror` deletes replicas whose source is gone, after the object has been gone for `hold`."""
+    """`mirror` deletes replicas whose source is gone, after the object has been gone for `hold`.
 
-    mode: Literal["ignore", "mirror"]
+    More than `max_objects` deletions of the route within `window`, or more than `max_percent` of its replicas, wait for an
+    operator. The percentage counts from the eleventh deletion on: one of two objects is no mass deletion.
+    """
+
+    mode: Literal["ignore", "mirror"] = "mirror"
     hold: Duration | None = None
+    max_objects: Count = 1000
+    max_percent: Annotated[float, Field(gt=0, le=100)] = 50.0
+    window: Annotated[Duration, Field(gt=0)] = 3600.0
 
 
 class DependencyRule(SettingsModel):
-    """Keys that `match` are manifests of a `kind`; `references` says where in one the names stand, `key` how a name
-    becomes a key, and `exists` which keys count as being there."""
+    """Keys that `match` (below the prefix) are manifests of a `kind`.
+
+    `json`: `references` are JSON paths (`$…`) or JSON pointers (`/…`) to the values that name other objects, `key` is the
+    template that makes a key of one, and `exists` what must be there of it. The other kinds know that by themselves:
+    `iceberg` table metadata, `delta` log entries, and `success` markers, which wait for every sibling at the source.
+    """
 
     match: Glob
-    kind: Text | None = None
-    references: Text | tuple[Text, ...] | None = None
-    key: Text | None = None
-    exists: Text | None = None
+    kind: Literal["json", "iceberg", "delta", "success"] = "json"
+    references: Annotated[tuple[Text, ...], BeforeValidator(_as_list)] = ()
+    key: Text = "{value}"
+    exists: Literal["object", "manifest"] = "object"
+
+
+class DependencyWait(SettingsModel):
+    """How long between looks at what is missing: `poll` at first, growing to `poll_max`; past `deadline` the manifest is
+    `stalled`, which shows what is missing and goes on by itself when it arrives."""
+
+    poll: Annotated[Duration, Field(gt=0)] = 8.0
+    poll_max: Annotated[Duration, Field(gt=0)] = 60.0
+    deadline: Annotated[Duration, Field(gt=0)] = 7200.0
 
 
 class PartsSettings(SettingsModel):
@@ -97,7 +121,7 @@ Deletes = Annotated[
     Discriminator(_shape),
 ]
 Dependencies = Annotated[
-    Annotated[Literal["none", "dss"], Tag("word")] | Annotated[tuple[DependencyRule, ...], Tag("long")],
+    Annotated[Literal["none", "dss", "iceberg", "delta", "success"], Tag("word")] | Annotated[tuple[DependencyRule, ...], Tag("long")],
     Discriminator(_shape),
 ]
 
@@ -112,7 +136,10 @@ class RouteSettings(SettingsModel):
     overwrite: Literal["latest", "never"] = "latest"
     foreign: Literal["overwrite", "keep", "conflict"] = "overwrite"
     """What to do with a differing replica that this product did not write."""
+    conflict: Literal["newest", "keep-both"] = "newest"
+    """Where another route leads back: which side wins when both changed, and whether the other is kept beside it."""
     dependencies: Dependencies = "none"
+    dependency_wait: DependencyWait = DependencyWait()
     include: tuple[Glob, ...] = ()
     exclude: tuple[Glob, ...] = ()
     internal: tuple[Annotated[str, AfterValidator(_internal_prefix)], ...] | None = None
@@ -129,6 +156,11 @@ class RouteSettings(SettingsModel):
     @property
     def deletes_mode(self) -> Literal["ignore", "mirror"]:
         return self.deletes.mode if isinstance(self.deletes, DeletesSettings) else self.deletes
+
+    @property
+    def deletions(self) -> DeletesSettings:
+        """The long form of `deletes`."""
+        return self.deletes if isinstance(self.deletes, DeletesSettings) else DeletesSettings(mode=self.deletes)
 
     @property
     def internal_prefixes(self) -> tuple[str, ...]:

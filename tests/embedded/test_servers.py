@@ -119,6 +119,13 @@ async def test_fake_gcs_media_links_and_upload_locations_lead_back_to_it(fake_gc
             assert await media.read() == b"body"
 
 
+def test_seaweedfs_has_volumes_for_any_number_of_buckets(seaweed: SeaweedFS) -> None:
+    """Computed from the free space, the maximum was 76 here: eleven buckets."""
+    status, answer = http_json(seaweed.port("master"), "GET", "/dir/status")
+    assert status == 200
+    assert answer["Topology"]["Max"] >= 10_000
+
+
 def test_a_bucket_may_be_created_twice(seaweed: SeaweedFS, fake_gcs: FakeGcs, moto_s3: MotoServer, bucket_name: Callable[[], str]) -> None:
     for server in (seaweed, fake_gcs, moto_s3):
         bucket = bucket_name()

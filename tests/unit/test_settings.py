@@ -203,7 +203,7 @@ def test_a_document_that_is_no_mapping_is_refused(source: object) -> None:
         (document(routes=[route(overwrite="maybe")]), "routes[0].overwrite: must be 'latest' or 'never'"),
         (document(routes=[route(deletes="all")]), "routes[0].deletes: must be 'ignore' or 'mirror'"),
         (document(routes=[route(deletes={"mode": "all"})]), "routes[0].deletes.mode: must be 'ignore' or 'mirror'"),
-        (document(routes=[route(dependencies="hca")]), "routes[0].dependencies: must be 'none' or 'dss'"),
+        (document(routes=[route(dependencies="hca")]), "routes[0].dependencies: must be 'none', 'dss', 'iceberg', 'delta' or 'success'"),
         (document(routes=[route(dependencies=[{}])]), "routes[0].dependencies[0].match: is required"),
         (document(routes=[route(foreign="burn")]), "routes[0].foreign: must be 'overwrite', 'keep' or 'conflict'"),
         (document(routes=[route(include=["a["])]), "routes[0].include[0]: has a [ without its ] (write [[] for a literal bracket)"),
