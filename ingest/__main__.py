@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ingest.dispatch import Dispatcher, s3_routes
+from ingest.dispatch import Dispatcher, routes_by_bucket
 from ingest.sqs import SqsIngestor, client_credentials
 from replication.errors import SettingsError
 from replication.ingest_settings import IngestSettings
@@ -43,7 +43,7 @@ async def run_ingestors(settings: Settings, environ: Mapping[str, str], stop: as
         client_credentials(queue, environ)
     client = await connect(settings.temporal, environ)
     await ensure_search_attributes(client)
-    dispatcher, routes = Dispatcher(client, settings.temporal.control_queue), s3_routes(settings)
+    dispatcher, routes = Dispatcher(client, settings.temporal.control_queue), routes_by_bucket(settings, "s3")
     ingestors = [SqsIngestor(queue, environ, dispatcher, routes) for queue in settings.ingest.sqs]
     log.info("ingest is ready: %d queues, %d buckets", len(ingestors), len(routes))
     await asyncio.gather(*(ingestor.run(stop) for ingestor in ingestors))

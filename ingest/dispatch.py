@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Literal
 
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
@@ -31,10 +32,12 @@ RoutesByBucket = Mapping[str, tuple[Route, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One object of one route: what a workflow is started for."""
+    """One object of one route: what a workflow is started for. `at` is when it changed, in seconds since 1970, for the
+    measured delay only."""
 
     route: str
     key: str
+    at: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,11 @@ class Started:
     refused: frozenset[Target] = frozenset()
 
 
-def s3_routes(settings: Settings) -> RoutesByBucket:
-    """Every route whose source is an S3 store, by its bucket: a notification tells no more than the bucket's name."""
+def routes_by_bucket(settings: Settings, kind: Literal["s3", "gcs"]) -> RoutesByBucket:
+    """Every route whose source is a store of that kind, by its bucket: a notification tells no more than the bucket's name."""
     found: dict[str, tuple[Route, ...]] = {}
     for route in settings.routes_by_name.values():
-        if settings.stores[route.source.store].type == "s3":
+        if settings.stores[route.source.store].type == kind:
             found[route.source.bucket] = (*found.get(route.source.bucket, ()), route)
     return found
 
@@ -58,7 +61,7 @@ def targets_of(event: ChangeEvent, routes: RoutesByBucket) -> tuple[Target, ...]
     """What the event asks to look at: empty where every route skips the key, None for a bucket that no route knows."""
     if event.bucket not in routes:
         return None
-    return tuple(Target(route.name, event.key) for route in routes[event.bucket] if route.skip_reason(event.key) is None)
+    return tuple(Target(route.name, event.key, event.at) for route in routes[event.bucket] if route.skip_reason(event.key) is None)
 
 
 class Dispatcher:
@@ -92,7 +95,7 @@ class Dispatcher:
 
     async def _start(self, target: Target) -> None:
         async with self._slots:
-            await start_object(self._client, self._queue, target.route, target.key, "event", rpc_timeout=self._start_timeout)
+            await start_object(self._client, self._queue, target.route, target.key, "event", at=target.at, rpc_timeout=self._start_timeout)
 
 
 def _summed(tasks: Mapping[Target, asyncio.Task[None]]) -> Started:

@@ -203,6 +203,8 @@ class ReplicateObjectInput(Payload):
     route: str
     key: str
     cause: str = "request"
+    changed_at: float | None = None
+    """When the object changed, in seconds since 1970, as far as an event told. For the measured delay only."""
     state: ReplicateObjectState | None = None
 
 

@@ -46,6 +46,7 @@ class ReplicateObject:
     def __init__(self, input: ReplicateObjectInput) -> None:
         state = input.state or ReplicateObjectState()
         self._route, self._key, self._cause = input.route, input.key, input.cause
+        self._changed_at = input.changed_at
         self._plan: CopyPlan | None = state.plan
         self._runs: dict[int, PartRunResult] = dict(state.runs)
         self._copied: ReplicateObjectResult | None = state.copied
@@ -55,8 +56,9 @@ class ReplicateObject:
     # --- what others may say and ask ---------------------------------------------------------------------------------
 
     @workflow.signal(description="The key may have changed: look once more. Wakes a waiting object.")
-    def check(self, cause: str = "request") -> None:
+    def check(self, cause: str = "request", changed_at: float | None = None) -> None:
         self._cause = cause
+        self._changed_at = changed_at or self._changed_at
         self._stage.dirty = True
 
     @workflow.update(description="Hold before the next step; steps under way finish.")

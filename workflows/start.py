@@ -19,22 +19,30 @@ Handle = WorkflowHandle[Any, ReplicateObjectResult]
 
 
 async def start_object(
-    client: Client, queue: str, route: str, key: str, cause: str = "request", *, rpc_timeout: timedelta | None = None
+    client: Client,
+    queue: str,
+    route: str,
+    key: str,
+    cause: str = "request",
+    *,
+    at: float | None = None,
+    rpc_timeout: timedelta | None = None,
 ) -> Handle:
     """Starts the object workflow of `key`. If it runs already it is joined, and looks once more. Raises `RPCError`.
 
-    The signal and the start are one request, so that the look is never lost between an end and a start.
+    The signal and the start are one request, so that the look is never lost between an end and a start. `at` is when the
+    object changed, in seconds since 1970, for the measured delay only.
     """
     return await client.start_workflow(
         WORKFLOW,
-        ReplicateObjectInput(route=route, key=key, cause=cause),
+        ReplicateObjectInput(route=route, key=key, cause=cause, changed_at=at),
         id=object_workflow_id(route, key),
         task_queue=queue,
         result_type=ReplicateObjectResult,
         id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         start_signal="check",
-        start_signal_args=[cause],
+        start_signal_args=[cause, at],
         search_attributes=object_attributes(route, key),
         static_summary=object_summary(route, key),
         priority=priority(route),

@@ -22,7 +22,7 @@ from embedded.moto import MotoServer
 from embedded.process import clean_environment
 from embedded.seaweedfs import SeaweedFS
 from embedded.temporal import TemporalServer
-from ingest.dispatch import Dispatcher, s3_routes
+from ingest.dispatch import Dispatcher, routes_by_bucket
 from ingest.sqs import Pace, SqsIngestor
 from replication.settings import parse_settings
 from stores.registry import Stores
@@ -86,7 +86,7 @@ class Rig:
 
     def ingestor(self, pace: Pace = FAST, client: Client | None = None) -> SqsIngestor:
         dispatcher = Dispatcher(client or self.client, self.settings.temporal.control_queue, start_timeout=timedelta(seconds=2))
-        return SqsIngestor(self.settings.ingest.sqs[-1], self.environ, dispatcher, s3_routes(self.settings), pace)
+        return SqsIngestor(self.settings.ingest.sqs[-1], self.environ, dispatcher, routes_by_bucket(self.settings, "s3"), pace)
 
     def notify(self) -> None:
         """Lets the source's bucket send its events to the queue."""

@@ -10,7 +10,7 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 
-from ingest.dispatch import Dispatcher, Started, Target, s3_routes, targets_of
+from ingest.dispatch import Dispatcher, Started, Target, routes_by_bucket, targets_of
 from ingest.events import ChangeEvent
 from ingest.sqs import Pace
 from replication.ids import object_workflow_id
@@ -46,7 +46,7 @@ def settings() -> Settings:
     ],
 )
 def test_an_event_concerns_every_s3_route_that_takes_its_key(settings: Settings, bucket: str, key: str, routes: list[str] | None) -> None:
-    found = targets_of(ChangeEvent(bucket, key, "created", ""), s3_routes(settings))
+    found = targets_of(ChangeEvent(bucket, key, "created", ""), routes_by_bucket(settings, "s3"))
     assert found == (None if routes is None else tuple(Target(name, key) for name in routes))
 
 
