@@ -51,7 +51,7 @@ lock: ## resolve the dependencies anew into requirements/*.lock (needs uv)
 	$(UV_COMPILE) --upgrade --extra embedded -o requirements/demo.lock
 	$(UV_COMPILE) --upgrade -c requirements/demo.lock -o requirements/runtime.lock
 	$(UV_COMPILE) --upgrade --extra embedded --extra dev -c requirements/demo.lock -o requirements/dev.lock
-	$(UV_COMPILE) --upgrade --extra embedded --extra bench -c requirements/demo.lock -o requirements/bench.lock
+	$(UV_COMPILE) --upgrade --extra embedded --extra bench -c requirements/demo.lock -c requirements/dev.lock -o requirements/bench.lock
 
 clean: ## remove caches and build products
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -26,7 +26,8 @@ from temporalio.worker import Worker
 from activities import metrics
 from activities._boundary import Boundary
 from activities.housekeeping import HousekeepingActivities
-from activities.objects import ObjectActivities
+from activities.objects import AwaitObjects, ObjectActivities
+from ledger.receipts import Receipts
 from replication.errors import SettingsError
 from replication.logs import configure_logging
 from replication.settings import Settings, load_settings
@@ -34,6 +35,7 @@ from stores.registry import Stores
 from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, leave
 from workflows.housekeeping import Housekeeping
 from workflows.object import ReplicateObject
+from workflows.start import await_object
 
 log = logging.getLogger("drayage.worker")
 
@@ -41,9 +43,9 @@ HEARTBEAT_THROTTLE = timedelta(seconds=5)
 WORKFLOWS: Sequence[type] = (ReplicateObject, Housekeeping)
 
 
-def build_workers(client: Client, settings: Settings, stores: Stores, role: str) -> list[Worker]:
+def build_workers(client: Client, settings: Settings, stores: Stores, receipts: Receipts, role: str) -> list[Worker]:
     """The workers of a role, not yet running."""
-    objects = ObjectActivities(settings, stores)
+    objects = ObjectActivities(settings, stores, receipts, _await_objects(client, settings.temporal.control_queue))
     sweeps = HousekeepingActivities(settings, stores, client)
     control: list[Callable[..., Any]] = [
         objects.settle_object, objects.complete_copy, objects.abort_copy, sweeps.list_routes, sweeps.sweep_orphans,
@@ -57,6 +59,13 @@ def build_workers(client: Client, settings: Settings, stores: Stores, role: str)
         queue, slots = settings.temporal.transfer_queue, settings.worker.transfer_slots
         workers.append(_worker(client, settings, queue, slots, transfer))
     return workers
+
+
+def _await_objects(client: Client, queue: str) -> AwaitObjects:
+    async def awaited(route: str, keys: Sequence[str], waiter: str, for_s: float) -> None:
+        await asyncio.gather(*(await_object(client, queue, route, key, waiter, for_s) for key in keys))
+
+    return awaited
 
 
 def _worker(
@@ -79,20 +88,21 @@ async def run_worker(settings: Settings, role: str, environ: Mapping[str, str], 
     """Connects, polls until `stop` is set, finishes or hands back what runs, closes everything."""
     runtime = _runtime(settings)
     metrics.bind(runtime.metric_meter)
-    stores = Stores(settings, environ)
+    stores, receipts = Stores(settings, environ), Receipts(settings.ledger)
     for name in sorted({location.store for route in settings.routes for location in (route.source, route.destination)}):
         stores.get(name)
     try:
         client = await connect(settings.temporal, environ, runtime=runtime)
         await ensure_search_attributes(client)
         async with contextlib.AsyncExitStack() as running:
-            for worker in build_workers(client, settings, stores, role):
+            for worker in build_workers(client, settings, stores, receipts, role):
                 await running.enter_async_context(worker)
             log.info("worker is ready: role %s, task queue %s, %d routes", role, settings.temporal.task_queue, len(settings.routes))
             await stop.wait()
             log.info("worker is stopping")
     finally:
         await stores.close()
+        await receipts.close()
 
 
 def _runtime(settings: Settings) -> Runtime:

@@ -11,6 +11,7 @@ METRICS: dict[str, str] = {
     "drayage_bytes": "bytes sent to destinations, by route",
     "drayage_failures": "failed attempts, by route, reason and whether they are retried",
     "drayage_activity_seconds": "duration of an attempt, by activity",
+    "drayage_event_seconds": "from a change at the source, as its event tells, to the replica, by route",
     "drayage_housekeeping": "unfinished uploads seen by a sweep, by what was done",
 }
 
@@ -52,6 +53,10 @@ def failure(route: str, reason: str, *, retried: bool) -> None:
 
 def seconds(activity_type: str, elapsed_s: float) -> None:
     _histogram("drayage_activity_seconds").record(elapsed_s, {"activity": activity_type})
+
+
+def followed(route: str, elapsed_s: float) -> None:
+    _histogram("drayage_event_seconds").record(elapsed_s, {"route": route})
 
 
 def swept(action: str, count: int) -> None:

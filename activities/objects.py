@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
 
 from temporalio import activity
 
 from activities import metrics
 from activities._progress import PartRecord, pulse
 from activities.settle import Settler
+from ledger.receipts import Receipts
 from replication.errors import IntegrityMismatch, RouteChanged, UploadCorrupt
 from replication.keys import check_key
 from replication.limits import Capabilities
@@ -18,11 +21,13 @@ from replication.models import (
     CompleteInput,
     CopyObjectInput,
     CopyPlan,
+    Outcome,
     Part,
     PartRunInput,
     PartRunResult,
     SettleInput,
     Settlement,
+    Waiting,
 )
 from replication.parts import part_range, run_range
 from replication.resume import KnownPart, resumable
@@ -34,27 +39,43 @@ from stores.observe import places
 from stores.registry import Stores
 from stores.transfer import Place, SentPart, Transferred, copy_part, prove_stored, send_part
 
+AwaitObjects = Callable[[str, Sequence[str], str, float], Awaitable[None]]
+"""`(route, keys, workflow id, seconds)`: starts or joins the workflows of the keys, which will say to that workflow when
+their replicas stand."""
+
 
 class ObjectActivities:
     """Built once per worker, around the settings and the stores."""
 
-    def __init__(self, settings: Settings, stores: Stores) -> None:
+    def __init__(self, settings: Settings, stores: Stores, receipts: Receipts, await_objects: AwaitObjects) -> None:
         self._streams = settings.worker.streams
+        self._await_objects = await_objects
         self._stores = stores
-        self._settler = Settler(settings, stores)
+        self._settler = Settler(settings, stores, receipts)
 
     @activity.defn(name="settle_object")
     async def settle_object(self, input: SettleInput) -> Settlement:
         """Looks at both sides, decides, and finishes whatever one small step can finish."""
         check_key(input.key)
         route = self._settler.route(input.route)
-        return _counted(route, await self._settler.settle(route, input.key, pulse().advance))
+        settlement = await self._settler.settle(route, input.key, pulse().advance, input.waiting, input.woken)
+        if settlement.waiting is not None:
+            return settlement.model_copy(update={"waiting": await self._registered(route, settlement.waiting, input.waiting)})
+        return _counted(route, settlement, input.changed_at)
+
+    async def _registered(self, route: Route, waiting: Waiting, before: Waiting | None) -> Waiting:
+        """Asks the workflows of the first missing keys to say when they stand; those that were asked before know it."""
+        asked = set(before.awaited) if before and before.version == waiting.version else set()
+        new = [key for key in waiting.first if key not in asked]
+        await self._await_objects(route.name, new, activity.info().workflow_id or "", waiting.deadline_s)
+        return waiting.model_copy(update={"awaited": waiting.first})
 
     @activity.defn(name="copy_object")
     async def copy_object(self, input: CopyObjectInput) -> Settlement:
         """Copies a whole object in one request."""
         route = self._planned(input.route, input.plan)
-        return _counted(route, await self._settler.copy_whole(route, input.key, input.plan, pulse().advance))
+        settlement = await self._settler.copy_whole(route, input.key, input.plan, pulse().advance)
+        return _counted(route, settlement, input.changed_at)
 
     @activity.defn(name="copy_part_run")
     async def copy_part_run(self, input: PartRunInput) -> PartRunResult:
@@ -95,6 +116,7 @@ class ObjectActivities:
         assert settlement.result is not None
         result = settlement.result.model_copy(update={"bytes_copied": input.bytes_copied})
         metrics.settled(route.name, result.outcome, 0)
+        _followed(route, result.outcome, input.changed_at)
         return settlement.model_copy(update={"result": result})
 
     @activity.defn(name="abort_copy")
@@ -200,7 +222,13 @@ def _check_parts(parts: list[Part], plan: CopyPlan) -> None:
         raise UploadCorrupt(f"part {wrong} is stored with {stored.get(wrong)} bytes, planned were {planned.get(wrong)}")
 
 
-def _counted(route: Route, settlement: Settlement) -> Settlement:
+def _counted(route: Route, settlement: Settlement, changed_at: float | None) -> Settlement:
     if settlement.result is not None:
         metrics.settled(route.name, settlement.result.outcome, settlement.result.bytes_copied)
+        _followed(route, settlement.result.outcome, changed_at)
     return settlement
+
+
+def _followed(route: Route, outcome: Outcome, changed_at: float | None) -> None:
+    if changed_at is not None and outcome in ("copied", "updated", "deleted"):
+        metrics.followed(route.name, max(0.0, time.time() - changed_at))

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 
+from activities.dependencies import Dependencies
+from activities.pairs import Pairs
+from ledger.receipts import Receipts
 from replication.errors import DestinationForeign, IntegrityMismatch, NotSupported, ObjectError, PreconditionFailed, SourceArchived
 from replication.ids import new_copy_id
 from replication.limits import Capabilities
+from replication.manifests.documents import MAX_MANIFEST_BYTES
 from replication.mark import make_mark, own_mark, with_mark
 from replication.models import (
     Attributes,
@@ -26,13 +30,14 @@ from replication.models import (
     ReplicateObjectResult,
     Settlement,
     Verification,
+    Waiting,
 )
 from replication.parts import plan_parts
 from replication.routes import SKIP_REASONS, Route
 from replication.settings import GATHERED_BYTES, Settings
 from replication.verify import level, same_checksums
 from stores.budget import ByteBudget
-from stores.observe import View, head_or_absent, observe, places
+from stores.observe import View, head_or_absent, places
 from stores.registry import Stores
 from stores.transfer import GATHER_MAX, Meter, Place, Transferred, check_fence, commit_recognised, send_object
 
@@ -44,26 +49,34 @@ MAX_LOSSES = 50
 class Settler:
     """Settles keys of the configured routes. `random` only makes copy ids."""
 
-    def __init__(self, settings: Settings, stores: Stores, *, inline_max: int = GATHER_MAX) -> None:
+    def __init__(self, settings: Settings, stores: Stores, receipts: Receipts, *, inline_max: int = GATHER_MAX) -> None:
         self._settings = settings
         self._stores = stores
         self._inline_max = inline_max
         self._budget = ByteBudget(GATHERED_BYTES)
+        self._dependencies = Dependencies(stores)
+        self._pairs = Pairs(settings, stores, receipts)
         self._random = random.SystemRandom()
 
     def route(self, name: str) -> Route:
         """Raises `RouteUnknown`."""
         return self._settings.route(name)
 
-    async def settle(self, route: Route, key: str, meter: Meter) -> Settlement:
-        """Looks, decides and acts; returns the plan of a copy that is too large for one step."""
+    async def settle(self, route: Route, key: str, meter: Meter, waited: Waiting | None = None, woken: Collection[str] = ()) -> Settlement:
+        """Looks, decides and acts; returns the plan of a copy that is too large for one step, or what a manifest waits for.
+
+        `waited` and `woken` are what the last look found missing, and what is said to stand since.
+        """
         if reason := route.skip_reason(key):
             return Settlement(result=_result(route, key, "kept", reason, SKIP_REASONS[reason]))
-        if route.settings.dependencies != "none":
-            raise NotSupported(f"route {route.name} orders manifests after what they name (`dependencies`), which this release cannot")
+        rule = route.rules.rule_of(key) if route.rules else None
         for look in range(LOOKS):
             try:
-                return await self._act(await observe(route, key, self._stores), meter)
+                view = await self._pairs.observe(route, key)
+                if rule and view.decision.action == "copy":
+                    if waiting := await self._dependencies.missing(view, rule, waited, woken, meter):
+                        return Settlement(waiting=waiting)
+                return await self._act(view, meter)
             except PreconditionFailed:
                 await asyncio.sleep(0.05 * 2**look)
         raise PreconditionFailed("the destination changed each time it was about to be written")
@@ -74,7 +87,7 @@ class Settler:
             case "copy":
                 return await self._copy(view, meter)
             case "update":
-                return await self._update(view, meter)
+                return await self._recorded(view.route, await self._update(view, meter))
             case "delete":
                 return await self._delete(view)
             case "wait":
@@ -86,17 +99,24 @@ class Settler:
             case "keep":
                 return _told(view, "kept")
             case _:
-                return _told(view, "in_sync")
+                return await self._recorded(view.route, _told(view, "in_sync"))
+
+    async def _recorded(self, route: Route, settlement: Settlement) -> Settlement:
+        await self._pairs.record(route, settlement)
+        return settlement
 
     # --- acting ------------------------------------------------------------------------------------------------------
 
     async def _copy(self, view: View, meter: Meter) -> Settlement:
-        plan = await self._plan(view)
+        if view.decision.keep_beside:
+            await self._pairs.keep_beside(view)
+        manifest = view.route.rules is not None and view.route.rules.rule_of(view.source.key) is not None
+        plan = await self._plan(view, whole=manifest)
         if plan.mode == "parts":
             store, key = view.destination.store, view.destination.key
             upload_id = await store.begin_upload(view.destination.bucket, key, plan.attributes)
             return Settlement(plan=plan.model_copy(update={"upload_id": upload_id}))
-        if plan.source.size_bytes <= self._inline_max:
+        if manifest or plan.source.size_bytes <= self._inline_max:
             return await self.copy_whole(view.route, view.source.key, plan, meter)
         return Settlement(plan=plan)
 
@@ -139,7 +159,7 @@ class Settler:
             destination_version=done.info.version.token,
             losses=plan.losses[:MAX_LOSSES],
         )
-        return Settlement(result=result, dirty=changed)
+        return await self._recorded(route, Settlement(result=result, dirty=changed))
 
     async def _streamed(self, source: Place, destination: Place, plan: CopyPlan, capabilities: Capabilities, meter: Meter) -> Transferred:
         return await send_object(
@@ -192,8 +212,8 @@ class Settler:
 
     # --- planning ----------------------------------------------------------------------------------------------------
 
-    async def _plan(self, view: View) -> CopyPlan:
-        """How this source version travels. Raises `ObjectTooLarge` before anything moves."""
+    async def _plan(self, view: View, *, whole: bool = False) -> CopyPlan:
+        """How this source version travels: `whole` in one request. Raises `ObjectTooLarge` before anything moves."""
         info, route, settings = view.source_info, view.route, view.route.settings
         assert info is not None
         assert view.mapped is not None
@@ -202,7 +222,7 @@ class Settler:
         parts = plan_parts(
             info.size_bytes,
             destination_limits=view.destination.store.limits,
-            one_shot_max=settings.parts.one_shot_max,
+            one_shot_max=MAX_MANIFEST_BYTES if whole else settings.parts.one_shot_max,
             part_size=settings.parts.part_size,
             concurrency=settings.parts.concurrency,
             streams=self._settings.worker.streams,

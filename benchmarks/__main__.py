@@ -8,7 +8,8 @@ import platform
 import sys
 from pathlib import Path
 
-from benchmarks.lab import bench_lab
+from benchmarks.events import events
+from benchmarks.lab import BenchLab, bench_lab
 from benchmarks.objects import Row, objects
 
 TABLE = Path(__file__).parent.parent / "docs" / "BENCHMARKS.md"
@@ -25,13 +26,17 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+async def _rows(lab: BenchLab, rounds: int) -> list[Row]:
+    return await objects(lab, rounds=rounds) + await events(lab)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved runs of each program (default: 3)")
     parser.add_argument("--write", action="store_true", help="keep the table in docs/BENCHMARKS.md")
     options = parser.parse_args()
     with bench_lab() as lab:
-        rows = asyncio.run(objects(lab, rounds=options.rounds))
+        rows = asyncio.run(_rows(lab, options.rounds))
     print(table(rows))
     if options.write:
         text = TABLE.read_text()

@@ -65,7 +65,7 @@ async def _bulk(
         runs.setdefault("drayage", []).append(await _drayage(lab, bucket, destination, keys))
         check_equal(lab, bucket, destination, len(keys))
         if against == "no-op workflow":
-            runs.setdefault("no-op workflow", []).append(await _noop(lab, keys))
+            runs.setdefault("no-op workflow", []).append(await noop_usage(lab, keys))
     return _rows(case, runs, rate, against)
 
 
@@ -88,7 +88,7 @@ async def _drayage(lab: BenchLab, bucket: str, destination: str, keys: list[str]
         return await _timed(lab, worker.pid, keys, lambda client, key: _replicate(client, f"bench-{destination}", key))
 
 
-async def _noop(lab: BenchLab, keys: list[str]) -> Usage:
+async def noop_usage(lab: BenchLab, keys: list[str]) -> Usage:
     queue = f"noop-{uuid.uuid4().hex}"
     with lab.process(["-m", "benchmarks.noop", lab.temporal.address, queue]) as worker:
         return await _timed(lab, worker.pid, keys, lambda client, key: _nothing(client, queue, key))

@@ -11,6 +11,7 @@ a replica elsewhere, or writes over it, has made an object of their own.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +40,9 @@ REASONS: dict[str, tuple[Action, str]] = {
     "foreign-kept": ("keep", "The destination holds a different object that this route did not write, and the route keeps it."),
     "foreign-conflict": ("conflict", "The destination holds a different object that this route did not write; somebody has to choose."),
     "replica-damaged": ("copy", "The replica's origin mark names this source version, but what is stored is not its content."),
+    "counterpart-newer": ("keep", "The destination changed since both sides were equal, and the source did not: the route back copies it."),
+    "conflict-won": ("copy", "Both sides changed since they were last equal, and the source's change is the newer one."),
+    "conflict-lost": ("keep", "Both sides changed since they were last equal, and the destination's change is the newer one."),
     "source-newer": ("copy", "The replica is a copy of another version of the source."),
 }
 """Every reason of a decision: the action it stands for and what it means. Names are stable: alerts are built on them."""
@@ -68,6 +72,11 @@ class Observation:
     compare_tags: bool = True
     case_insensitive_metadata: bool = False
     receipt: tuple[str, str] | None = None
+    paired: bool = False
+    """Another route leads back, so that users write on both sides."""
+    common: tuple[str, str] | None = None
+    """The (source token, replica token) pair at which both sides of a paired route were last known to be equal."""
+    conflict: Literal["newest", "keep-both"] = "newest"
 
 
 def decide(seen: Observation) -> Decision:
@@ -82,6 +91,17 @@ def decide(seen: Observation) -> Decision:
     if evidence := _equality(seen, seen.source, seen.replica, mark):
         return _decide_equal(seen, seen.source, seen.replica, mark, evidence)
     return _decide_different(seen, seen.source, seen.replica, mark)
+
+
+_STANDING = frozenset({"attributes-differ", "replica-archived", "would-loop", "overwrite-never", "source-absent-deletes-ignored"})
+
+
+def stands(decision: Decision, replica: ObjectInfo | None) -> bool:
+    """True if what the key names is at the destination, so that a manifest that refers to it may be published.
+
+    The replica is right, or it is the last that this route will make of it. Existence alone is not enough.
+    """
+    return replica is not None and (decision.action == "in_sync" or decision.reason in _STANDING)
 
 
 def came_from(info: ObjectInfo, place: str, location_id: str) -> bool:
@@ -115,7 +135,29 @@ def _decide_equal(seen: Observation, source: ObjectInfo, replica: ObjectInfo, ma
 def _decide_different(seen: Observation, source: ObjectInfo, replica: ObjectInfo, mark: Mark | None) -> Decision:
     if denied := _denied(seen, mark):
         return _decision(denied)
+    if seen.paired and not _is_ours(seen, mark):
+        return _decide_between(seen, source, replica)
     return _copy(source, _why_different(seen, source, mark), Condition.match(replica.version))
+
+
+def _decide_between(seen: Observation, source: ObjectInfo, replica: ObjectInfo) -> Decision:
+    """Users wrote on either side or on both; the route back sees the same two objects and must come to the same end."""
+    common_source, common_replica = seen.common or (None, None)
+    fence = Condition.match(replica.version)
+    if replica.version.token == common_replica:
+        return _copy(source, "source-newer", fence)
+    if source.version.token == common_source:
+        return _decision("counterpart-newer")
+    if _rank(source, seen.source_place) < _rank(replica, seen.replica_place):
+        return _decision("conflict-lost")
+    won = _copy(source, "conflict-won", fence)
+    return dataclasses.replace(won, keep_beside=won.action == "copy" and seen.conflict == "keep-both")
+
+
+def _rank(info: ObjectInfo, place: str) -> tuple[float, int, str]:
+    """An order that is the same seen from either route: newest, then largest, then any fixed one."""
+    modified = info.version.modified
+    return (modified.timestamp() if modified else 0.0, info.size_bytes, place)
 
 
 def _why_different(seen: Observation, source: ObjectInfo, mark: Mark | None) -> str:

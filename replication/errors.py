@@ -19,7 +19,8 @@
         │   ├── Throttled                429, SlowDown
         │   ├── ClockSkewed              this machine's clock is off by more than 15 minutes
         │   ├── NoSpace                  ENOSPC, EDQUOT
-        │   └── SourceArchived           the object must be restored first
+        │   ├── SourceArchived           the object must be restored first
+        │   └── LedgerUnavailable        the database of the receipts does not answer
         └── Refused                  rests in `blocked`, never retried by itself
             ├── PermissionRefused        403, EACCES
             ├── CredentialsRefused       unknown, expired or wrong credentials
@@ -167,6 +168,10 @@ class SourceArchived(Unavailable):
     reason = "source-archived"
     retry: ClassVar[Retry] = "never"
     audience: ClassVar[Audience] = "source owner"
+
+
+class LedgerUnavailable(Unavailable):
+    reason = "ledger-unavailable"
 
 
 class Refused(ObjectError):

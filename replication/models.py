@@ -142,6 +142,8 @@ class Decision:
     reason: str
     message: str
     condition: Condition = ABSENT
+    keep_beside: bool = False
+    """Store what stands at the destination under another key before it is overwritten."""
 
 
 # --- payloads of workflows and activities ----------------------------------------------------------------------------
@@ -195,6 +197,11 @@ class ReplicateObjectState(Payload):
     dirty: bool = False
     paused: bool = False
     copied: ReplicateObjectResult | None = None
+    manifest: ManifestState | None = None
+    absent_since: float | None = None
+    waiters: list[str] = []
+    """Workflows that wait for this object, until `waiters_until`, in seconds since 1970."""
+    waiters_until: float = 0.0
 
 
 class ReplicateObjectInput(Payload):
@@ -227,22 +234,70 @@ class ReplicateObjectResult(Payload):
     seconds: float = 0.0
 
 
+class Waiting(Payload):
+    """What a manifest of source version `version` waits for: `missing_count` of its `total` references.
+
+    `missing` is the code of their numbers (`replication/manifests/found.py`), `first` are the first keys, at most 20, and
+    `awaited` those of them whose workflows were asked to say when they stand.
+    """
+
+    version: str
+    total: int
+    missing_count: int
+    missing: str
+    first: list[str]
+    awaited: list[str] = []
+    poll_s: float = 8.0
+    poll_max_s: float = 60.0
+    deadline_s: float = 7200.0
+
+
+class ManifestState(Payload):
+    """A manifest's wait across continue-as-new. `since` is seconds since 1970."""
+
+    waiting: Waiting
+    since: float
+    polls: int
+    woken: list[str] = []
+
+
+class Pause(Payload):
+    """Why a deletion does not happen yet, and after how long to look again: `deletion-hold` ends by itself, and what
+    waits for an operator (`held`) is looked at on a signal too."""
+
+    phase: Literal["waiting", "held"]
+    reason: str
+    message: str
+    seconds: float
+
+
 class SettleInput(Payload):
-    """Input of `settle_object`: look at both sides, decide, and finish whatever one small step can finish."""
+    """Input of `settle_object`: look at both sides, decide, and finish whatever one small step can finish.
+
+    `waiting` is what the last look found missing, and `woken` the keys among it that stand since, as far as they told.
+    `absent_since` is when the source was first seen to be gone, in seconds since 1970.
+    """
 
     route: str
     key: str
     cause: str = "request"
+    changed_at: float | None = None
+    waiting: Waiting | None = None
+    woken: list[str] = []
+    absent_since: float | None = None
 
 
 class Settlement(Payload):
-    """Either a finished `result`, or the `plan` of a copy that other activities carry out (exactly one is set).
+    """A finished `result`, the `plan` of a copy that other activities carry out, what a manifest is `waiting` for, or the
+    `pause` before a deletion (exactly one is set).
 
     `dirty` says that the source changed while a small copy ran, so that one more look is due.
     """
 
     result: ReplicateObjectResult | None = None
     plan: CopyPlan | None = None
+    waiting: Waiting | None = None
+    pause: Pause | None = None
     dirty: bool = False
 
 
@@ -250,6 +305,7 @@ class CopyObjectInput(Payload):
     route: str
     key: str
     plan: CopyPlan
+    changed_at: float | None = None
 
 
 class PartRunInput(Payload):
@@ -282,6 +338,7 @@ class CompleteInput(Payload):
     """CRC32C of each run's bytes, in order; None where a server-side copy told none."""
     run_companion: list[int | None] = []
     bytes_copied: int = 0
+    changed_at: float | None = None
 
 
 class AbortInput(Payload):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from replication.globs import check_glob
 from replication.keys import MAX_KEY_BYTES, is_reserved, key_problem
+from replication.manifests.keys import check_template
+from replication.manifests.rules import check_path
 from replication.store_settings import Count, SettingsModel
 from replication.units import Duration, Size
 
@@ -85,9 +87,17 @@ class DependencyRule(SettingsModel):
 
     match: Glob
     kind: Literal["json", "iceberg", "delta", "success"] = "json"
-    references: Annotated[tuple[Text, ...], BeforeValidator(_as_list)] = ()
-    key: Text = "{value}"
+    references: Annotated[tuple[Annotated[Text, AfterValidator(check_path)], ...], BeforeValidator(_as_list)] = ()
+    key: Annotated[Text, AfterValidator(check_template)] = "{value}"
     exists: Literal["object", "manifest"] = "object"
+
+    @model_validator(mode="after")
+    def _references_where_the_kind_knows_none(self) -> DependencyRule:
+        if self.kind == "json" and not self.references:
+            raise ValueError("a rule of kind json says in 'references' where the names of other objects stand")
+        if self.kind != "json" and self.references:
+            raise ValueError(f"a rule of kind {self.kind} knows where names stand: it takes no 'references'")
+        return self
 
 
 class DependencyWait(SettingsModel):

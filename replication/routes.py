@@ -10,6 +10,7 @@ from typing import Literal
 
 from replication.globs import compile_globs
 from replication.keys import is_reserved
+from replication.manifests.rules import Rules, build_rules
 from replication.mark import place_digest
 from replication.route_settings import LocationSettings, RouteSettings
 from replication.store_settings import StoreSettings
@@ -41,6 +42,8 @@ class Route:
     source_bucket_id: str
     destination_bucket_id: str
     epoch: str
+    rules: Rules | None
+    """The rules of its manifests; None where the order of objects does not matter."""
     _include: re.Pattern[str] | None
     _exclude: re.Pattern[str] | None
 
@@ -103,6 +106,7 @@ def build_route(settings: RouteSettings, source: StoreSettings, destination: Sto
         source_bucket_id=_bucket_id(source, settings.source),
         destination_bucket_id=_bucket_id(destination, settings.destination),
         epoch=_epoch(settings, source_id, destination_id),
+        rules=build_rules(settings.dependencies, settings.source.bucket, settings.source.prefix),
         _include=compile_globs(settings.include),
         _exclude=compile_globs(settings.exclude),
     )

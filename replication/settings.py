@@ -151,6 +151,13 @@ class Settings(SettingsModel):
             route.name: build_route(route, self.stores[route.source.store], self.stores[route.destination.store]) for route in self.routes
         }
 
+    @cached_property
+    def counterparts(self) -> dict[str, Route]:
+        """For each route that another one leads back from, that other one."""
+        by_ends = {(route.source_id, route.destination_id): route for route in self.routes_by_name.values()}
+        pairs = {name: by_ends.get((route.destination_id, route.source_id)) for name, route in self.routes_by_name.items()}
+        return {name: back for name, back in pairs.items() if back is not None}
+
     def route(self, name: str) -> Route:
         """The route of that name. Raises `RouteUnknown`."""
         try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from replication.models import Checksums, Verification
+from replication.models import Checksums, ListedObject, Verification
 
 KINDS: tuple[Literal["crc32c", "crc64nvme", "crc32", "md5"], ...] = ("crc32c", "crc64nvme", "crc32", "md5")
 
@@ -17,6 +18,20 @@ def same_checksums(one: Checksums, other: Checksums) -> bool | None:
         getattr(one, kind) == getattr(other, kind) for kind in KINDS if getattr(one, kind) is not None and getattr(other, kind) is not None
     ]
     return all(verdicts) if verdicts else None
+
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+def listed_equal(one: ListedObject, other: ListedObject) -> bool:
+    """True if two listings alone prove equal content: sizes, and checksums or ETags of the plain MD5 form. False proves nothing."""
+    if one.version.size_bytes != other.version.size_bytes:
+        return False
+    agree = same_checksums(one.checksums, other.checksums)
+    if agree is not None:
+        return agree
+    here, there = one.checksums.md5 or one.version.etag, other.checksums.md5 or other.version.etag
+    return here == there and _MD5.fullmatch(here) is not None
 
 
 def companion_kind(source: Checksums) -> Companion | None:

@@ -37,17 +37,17 @@ def places(route: Route, key: str, stores: Stores) -> tuple[Place, Place]:
     return source, destination
 
 
-async def observe(route: Route, key: str, stores: Stores) -> View:
+async def observe(route: Route, key: str, stores: Stores, *, paired: bool = False, common: tuple[str, str] | None = None) -> View:
     """Reads both sides at once. Raises whatever keeps either from being known: nothing is decided on half a view.
 
-    What somebody must act on is told before what may heal by itself.
+    What somebody must act on is told before what may heal by itself. `paired` and `common` are those of `Observation`.
     """
     source, destination = places(route, key, stores)
     seen = await asyncio.gather(head_or_absent(source), head_or_absent(destination), return_exceptions=True)
     if failures := [side for side in seen if isinstance(side, BaseException)]:
         raise next((error for error in failures if isinstance(error, Refused)), failures[0])
     info, replica = (side for side in seen if not isinstance(side, BaseException))
-    return _view(route, source, destination, info, replica)
+    return _view(route, source, destination, info, replica, paired, common)
 
 
 async def head_or_absent(place: Place) -> ObjectInfo | None:
@@ -58,7 +58,15 @@ async def head_or_absent(place: Place) -> ObjectInfo | None:
         return None
 
 
-def _view(route: Route, source: Place, destination: Place, info: ObjectInfo | None, replica: ObjectInfo | None) -> View:
+def _view(
+    route: Route,
+    source: Place,
+    destination: Place,
+    info: ObjectInfo | None,
+    replica: ObjectInfo | None,
+    paired: bool,
+    common: tuple[str, str] | None,
+) -> View:
     settings = route.settings
     mapped = _mapped(route, source, destination, info) if info is not None else None
     source_place, replica_place = route.source_place(source.key), route.replica_place(source.key)
@@ -75,6 +83,9 @@ def _view(route: Route, source: Place, destination: Place, info: ObjectInfo | No
         wanted=mapped.attributes if mapped else None,
         compare_tags=settings.tags == "copy",
         case_insensitive_metadata=destination.store.limits.metadata_ascii,
+        paired=paired,
+        common=common,
+        conflict=settings.conflict,
     )
     return View(route, source, destination, info, replica, mapped, source_place, replica_place, decide(seen))
 

@@ -36,6 +36,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.stage import Stage
     from workflows.steps import Stop, Suspended, first_cause
     from workflows.visibility import missing_attributes
+    from workflows.waiting import ManifestWait, Waiters
 
 
 @workflow.defn(name="ReplicateObject", failure_exception_types=options.DEFECTS)
@@ -52,6 +53,9 @@ class ReplicateObject:
         self._copied: ReplicateObjectResult | None = state.copied
         self._churns, self._fences, self._restarts = state.churns, state.fences, state.restarts
         self._stage = Stage(input.route, input.key, dirty=state.dirty, paused=state.paused)
+        self._manifest = ManifestWait(self._stage, state.manifest)
+        self._waiters = Waiters(self._stage, state.waiters, state.waiters_until)
+        self._absent_since = state.absent_since
 
     # --- what others may say and ask ---------------------------------------------------------------------------------
 
@@ -60,6 +64,15 @@ class ReplicateObject:
         self._cause = cause
         self._changed_at = changed_at or self._changed_at
         self._stage.dirty = True
+
+    @workflow.signal(description="That workflow waits for this object: tell it `stands` when the replica does.")
+    def awaited(self, workflow_id: str, for_s: float) -> None:
+        self._waiters.add(workflow_id, for_s)
+        self._stage.dirty = self._stage.dirty or self._manifest.waiting is None
+
+    @workflow.signal(description="That key, which this manifest names, stands at the destination.")
+    def stands(self, key: str) -> None:
+        self._manifest.note(key)
 
     @workflow.update(description="Hold before the next step; steps under way finish.")
     def pause(self) -> None:
@@ -85,7 +98,7 @@ class ReplicateObject:
             return await self._settle()
         except Suspended:
             await workflow.wait_condition(workflow.all_handlers_finished)
-            workflow.continue_as_new(ReplicateObjectInput(route=self._route, key=self._key, cause=self._cause, state=self._state()))
+            workflow.continue_as_new(self._next_run())
         except BaseException as error:
             if is_cancelled_exception(error):
                 await self._abort()
@@ -101,22 +114,43 @@ class ReplicateObject:
                     return result
                 continue
             self._plan = settlement.plan
+            if settlement.waiting is not None:
+                await self._manifest.sleep(settlement.waiting)
+                continue
+            self._manifest.forget()
+            if settlement.pause is not None:
+                self._absent_since = self._absent_since or workflow.time()
+                await self._stage.pause(settlement.pause)
+                continue
+            self._absent_since = None
             if settlement.result is not None:
                 result = self._account(settlement.result)
                 if not (self._stage.dirty or settlement.dirty):
-                    return await self._finish(result)
+                    await self._waiters.attend(self._key, result)
+                    if not self._stage.dirty:
+                        return await self._finish(result)
                 self._stage.suspend_if_long()
 
     async def _look(self) -> Settlement:
         self._stage.dirty = False
-        self._stage.show(phase="settling")
-        request = SettleInput(route=self._route, key=self._key, cause=self._cause)
+        waiting = self._manifest.waiting
+        if waiting is None and self._absent_since is None:
+            self._stage.show(phase="settling")
+        request = SettleInput(
+            route=self._route,
+            key=self._key,
+            cause=self._cause,
+            changed_at=self._changed_at,
+            waiting=waiting,
+            woken=self._manifest.take_woken(),
+            absent_since=self._absent_since,
+        )
         return await self._stage.step(ObjectActivities.settle_object, request, options.SETTLE)
 
     async def _carry_out(self, plan: CopyPlan) -> Settlement:
         self._stage.enter("copying", size_bytes=plan.source.size_bytes, parts_total=plan.part_count, upload_id=plan.upload_id)
         if plan.mode == "object":
-            whole = CopyObjectInput(route=self._route, key=self._key, plan=plan)
+            whole = CopyObjectInput(route=self._route, key=self._key, plan=plan, changed_at=self._changed_at)
             return await self._stage.step(ObjectActivities.copy_object, whole, options.COPY, transfer=True)
         await self._copy_runs(plan)
         self._stage.show(phase="completing")
@@ -128,6 +162,7 @@ class ReplicateObject:
             run_crc32c=[run.crc32c for run in runs],
             run_companion=[run.companion for run in runs],
             bytes_copied=sum(run.bytes_copied for run in runs),
+            changed_at=self._changed_at,
         )
         settlement = await self._stage.step(ObjectActivities.complete_copy, complete, options.COMPLETE)
         self._runs = {}
@@ -244,8 +279,8 @@ class ReplicateObject:
 
     # --- state -------------------------------------------------------------------------------------------------------
 
-    def _state(self) -> ReplicateObjectState:
-        return ReplicateObjectState(
+    def _next_run(self) -> ReplicateObjectInput:
+        state = ReplicateObjectState(
             plan=self._plan,
             runs=self._runs,
             copied=self._copied,
@@ -254,7 +289,12 @@ class ReplicateObject:
             restarts=self._restarts,
             dirty=self._stage.dirty,
             paused=self._stage.paused,
+            manifest=self._manifest.state,
+            absent_since=self._absent_since,
+            waiters=self._waiters.ids,
+            waiters_until=self._waiters.until,
         )
+        return ReplicateObjectInput(route=self._route, key=self._key, cause=self._cause, changed_at=self._changed_at, state=state)
 
     def _count_parts(self, plan: CopyPlan) -> None:
         done = [run_parts(plan, index) for index in self._runs]

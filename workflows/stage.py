@@ -12,7 +12,7 @@ from temporalio.types import MethodAsyncSingleParam
 from temporalio.workflow import ActivityConfig
 
 with workflow.unsafe.imports_passed_through():
-    from replication.models import Progress
+    from replication.models import Pause, Progress
     from replication.retries import waiting_delay
 
 from workflows import options
@@ -78,6 +78,11 @@ class Stage:
             await workflow.wait_condition(until, timeout=timedelta(seconds=delay_s), timeout_summary=summary)
         except TimeoutError:
             return
+
+    async def pause(self, pause: Pause) -> None:
+        """Rests before a deletion, until its time has passed or somebody asks."""
+        self.enter(pause.phase, waiting_for=f"{pause.reason}: {pause.message}")
+        await self.sleep(pause.seconds, pause.reason, until=lambda: self.dirty)
 
     async def _wait(self, stop: Stop, waits: int) -> None:
         back = self.progress.phase

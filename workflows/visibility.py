@@ -27,6 +27,8 @@ PHASES: dict[str, str] = {
     "copying": "bytes are on their way: one request, or the part runs of an upload",
     "completing": "the upload is being published and verified",
     "waiting": "the store, the network, the clock, the disk or an archive must heal first; tried again by itself",
+    "stalled": "a manifest has waited past its deadline for what it names; looked for on, and it goes on by itself",
+    "awaited": "not at its source, and manifests wait for it",
     "churning": "the source changes faster than it can be copied; tried again after a pause",
     "paused": "held by an operator's `pause`",
     "done": "settled",

@@ -25,6 +25,7 @@ def test_every_metric_appears_under_its_name_with_its_labels(endpoint: str) -> N
     metrics.settled("photos", "copied", 7)
     metrics.failure("photos", "server-fault", retried=True)
     metrics.seconds("settle_object", 0.5)
+    metrics.followed("photos", 0.2)
     metrics.swept("removed", 3)
     with urllib.request.urlopen(endpoint, timeout=5) as answer:
         text = answer.read().decode()

@@ -88,6 +88,10 @@ class Side(ABC):
     def put(self, key: str, data: bytes, properties: Properties | None = None) -> None: ...
 
     @abstractmethod
+    def delete(self, key: str) -> None:
+        """Deletes an object that exists."""
+
+    @abstractmethod
     def see(self, key: str) -> Seen | None: ...
 
     @abstractmethod
@@ -138,6 +142,9 @@ class S3Side(Side):
         etags = [self.client.upload_part(**upload, PartNumber=n, Body=piece)["ETag"] for n, piece in enumerate(pieces, 1)]
         parts = [{"PartNumber": n, "ETag": etag} for n, etag in enumerate(etags, 1)]
         self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+
+    def delete(self, key: str) -> None:
+        self.client.delete_object(Bucket=self.bucket, Key=key)
 
     def see(self, key: str) -> Seen | None:
         try:
@@ -201,6 +208,9 @@ class GcsSide(Side):
             blob.storage_class = wanted.storage_class
         blob.upload_from_string(data, content_type=wanted.content_type or "application/octet-stream", checksum="crc32c")
 
+    def delete(self, key: str) -> None:
+        self._bucket.blob(key).delete()
+
     def see(self, key: str) -> Seen | None:
         blob = self._bucket.blob(key)
         try:
@@ -248,6 +258,9 @@ class FileSide(Side):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             file.write(data)
+
+    def delete(self, key: str) -> None:
+        os.unlink(self._path(key))
 
     def see(self, key: str) -> Seen | None:
         try:

@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """What each unit may import. `activities` in `workflows` is bound by two more rules, below."""
 
-REPLICATION_LIBRARIES = {"pydantic", "pydantic_core", "yaml"} | sys.stdlib_module_names
+REPLICATION_LIBRARIES = {"jsonpath", "pydantic", "pydantic_core", "yaml"} | sys.stdlib_module_names
 """The rules are pure: no client library and no temporalio."""
 
 

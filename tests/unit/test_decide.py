@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 import pytest
@@ -42,6 +43,8 @@ def look(source: ObjectInfo | None, replica: ObjectInfo | None, **rules: Any) ->
     return decide(Observation(source=source, replica=replica, **{**known, **rules}))
 
 
+EARLIER = Version(3, id="78", modified=datetime(2026, 1, 1, tzinfo=UTC))
+LATER = Version(3, id="79", modified=datetime(2026, 1, 2, tzinfo=UTC))
 OTHER_ROUTE = replace(MARK, route="zz")
 OTHER_SOURCE = replace(MARK, source=place_digest("loc-x", "k"))
 COPIED_BY_USER = replace(MARK, replica=place_digest("loc-b", "elsewhere"))
@@ -95,6 +98,18 @@ TABLE: list[tuple[str, ObjectInfo | None, ObjectInfo | None, dict[str, Any], str
         {},
         "replica-absent",
     ),
+    # users write on both sides
+    ("only the source changed", source(V2), replica(None), {"paired": True, "common": ("other", STORED.token)}, "source-newer"),
+    ("only the destination changed", source(), replica(None), {"paired": True, "common": (V1.token, "other")}, "counterpart-newer"),
+    (
+        "both changed, the source later",
+        source(LATER),
+        replica(None, version=EARLIER),
+        {"paired": True, "common": ("x", "y")},
+        "conflict-won",
+    ),
+    ("both changed, the source earlier", source(EARLIER), replica(None, version=LATER), {"paired": True}, "conflict-lost"),
+    ("a pair goes on where only it wrote", source(V2), replica(), {"paired": True}, "source-newer"),
     # equal content
     ("checksums agree", source(checksums=ONE), replica(checksums=ONE), {}, "checksum-equal"),
     ("also under a mark of another version", source(V2, ONE), replica(checksums=ONE), {}, "checksum-equal"),
@@ -364,6 +379,35 @@ class TwoSites:
     def _version(self) -> Version:
         self.clock += 1
         return Version(3, id=str(self.clock))
+
+
+DATED = st.builds(
+    Version, st.integers(0, 3), id=st.sampled_from(["1", "2"]), modified=st.sampled_from([None, EARLIER.modified, LATER.modified])
+)
+
+
+@given(DATED, DATED, st.sampled_from(["newest", "keep-both"]))
+def test_both_routes_of_a_pair_agree_who_wins_a_conflict(here: Version, there: Version, policy: Literal["newest", "keep-both"]) -> None:
+    def seen_from(route: str, source: Version, replica: Version, places: tuple[str, str]) -> Decision:
+        return decide(
+            Observation(
+                source=ObjectInfo("k", source),
+                replica=ObjectInfo("k", replica),
+                route=route,
+                source_place=places[0],
+                replica_place=places[1],
+                destination_id="loc-a" if route == "ba" else "loc-b",
+                paired=True,
+                conflict=policy,
+            )
+        )
+
+    one = seen_from("ab", here, there, (SOURCE_PLACE, REPLICA_PLACE))
+    other = seen_from("ba", there, here, (REPLICA_PLACE, SOURCE_PLACE))
+    assert {one.reason, other.reason} == {"conflict-won", "conflict-lost"}
+    won = one if one.reason == "conflict-won" else other
+    assert won.keep_beside == (policy == "keep-both")
+    assert won.condition == Condition.match(there if won is one else here)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(1, 3)), min_size=1, max_size=8), st.booleans())

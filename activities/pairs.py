@@ -1,0 +1,86 @@
+"""Two routes between the same two places: what both sides last had in common, and what a conflict would overwrite."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from contextlib import suppress
+from dataclasses import replace
+
+from ledger.receipts import Receipt, Receipts
+from replication.errors import NotSupported, PreconditionFailed
+from replication.mark import without_mark
+from replication.models import ABSENT, Settlement
+from replication.routes import Route
+from replication.settings import Settings
+from stores.observe import View, observe
+from stores.registry import Stores
+
+log = logging.getLogger("drayage.activity")
+
+
+def conflict_key(key: str, location_id: str, token: str) -> str:
+    """Where the loser of a conflict is kept: `<key>.conflict-<location>-<version>`, eight hex digits each."""
+    return f"{key}.conflict-{location_id[:8]}-{hashlib.sha256(token.encode()).hexdigest()[:8]}"
+
+
+class Pairs:
+    """Looks at keys of routes that another route leads back from; for the others, plain `observe`."""
+
+    def __init__(self, settings: Settings, stores: Stores, receipts: Receipts) -> None:
+        self._counterparts = settings.counterparts
+        self._stores = stores
+        self._receipts = receipts
+
+    async def observe(self, route: Route, key: str) -> View:
+        """Both sides, and for a pair what they last had in common. Raises `NotSupported` for a pair without fences."""
+        back = self._counterparts.get(route.name)
+        if back is None:
+            return await observe(route, key, self._stores)
+        capabilities = await self._stores.capabilities(route.destination.store, route.destination.bucket)
+        if not capabilities.conditional_writes:
+            raise NotSupported(f"routes {route.name} and {back.name} lead back and forth, and the destination has no conditional writes")
+        return await observe(route, key, self._stores, paired=True, common=await self._common(route, back, key))
+
+    async def _common(self, route: Route, back: Route, key: str) -> tuple[str, str] | None:
+        """The newest receipt of either route, as (source token, replica token) of this one."""
+        there = await self._receipts.find(route.name, key)
+        return_trip = await self._receipts.find(back.name, route.destination_key(key))
+        if return_trip is not None and (there is None or return_trip.recorded_at > there.recorded_at):
+            return return_trip.destination_version, return_trip.source_version
+        return (there.source_version, there.destination_version) if there is not None else None
+
+    async def record(self, route: Route, settlement: Settlement) -> None:
+        """Keeps that both sides of a pair are equal now, if they are."""
+        result = settlement.result
+        if route.name not in self._counterparts or result is None or not (result.source_version and result.destination_version):
+            return
+        if result.outcome in ("copied", "updated", "in_sync"):
+            await self._receipts.record(
+                [
+                    Receipt(
+                        route=route.name,
+                        key=result.key,
+                        source_version=result.source_version,
+                        destination_version=result.destination_version,
+                        size_bytes=result.size_bytes,
+                        crc32c=result.crc32c,
+                        verification=result.verification,
+                    )
+                ]
+            )
+
+    async def keep_beside(self, view: View) -> None:
+        """Copies what stands at the destination to a key of its own, as a user's object, before it is overwritten.
+
+        The key is the same however often this is repeated. Raises `NotSupported` where the store cannot copy it by itself.
+        """
+        place, replica = view.destination, view.replica_info
+        assert replica is not None
+        if replica.size_bytes > place.store.limits.max_copy_size:
+            raise NotSupported("the object that lost a conflict is too large to be kept beside the other by one copy")
+        attributes = replace(replica.attributes, metadata=without_mark(replica.attributes.metadata))
+        kept = conflict_key(place.key, view.route.destination_id, replica.version.token)
+        with suppress(PreconditionFailed):  # it is there already
+            await place.store.copy(place.bucket, place.key, replica.version, place.bucket, kept, attributes, ABSENT)
+        log.warning("conflict: what the other side had is kept as %r", kept, extra={"route": view.route.name, "key": view.source.key})

@@ -1,0 +1,144 @@
+"""Events through SQS to the replica: how late at a steady trickle, and how many a second when the queue is full."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+import yaml
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from benchmarks.lab import MIB, BenchLab, check_equal, seed_objects
+from benchmarks.measure import cpu_seconds, peak_bytes
+from benchmarks.objects import Row, noop_usage
+from embedded.moto import MotoServer
+from replication.ids import object_workflow_id
+
+TRICKLE_PER_S = 20
+BATCH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Processes of one configuration: their task queue's keys, and where events go."""
+
+    lab: BenchLab
+    sqs: Any
+    url: str
+    bucket: str
+    pids: tuple[int, int]
+
+    def send(self, keys: Sequence[str]) -> None:
+        """One message for each key, at most ten, with the body that S3 sends."""
+        entries = [{"Id": str(number), "MessageBody": event_body(self.bucket, key)} for number, key in enumerate(keys)]
+        self.sqs.send_message_batch(QueueUrl=self.url, Entries=entries)
+
+
+def event_body(bucket: str, key: str) -> str:
+    record = {
+        "eventVersion": "2.1",
+        "eventSource": "aws:s3",
+        "eventTime": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "eventName": "ObjectCreated:Put",
+        "s3": {"bucket": {"name": bucket}, "object": {"key": key, "size": 4096}},
+    }
+    return json.dumps({"Records": [record]})
+
+
+async def events(lab: BenchLab, *, trickle: int = 300, full: int = 2000) -> list[Row]:
+    """The trickle and the full queue, and the rate of the no-op workflow in the same run."""
+    client = await Client.connect(lab.temporal.address, data_converter=pydantic_data_converter)
+    with MotoServer() as moto:
+        late = await _trickle(lab, moto, client, trickle)
+        wall, cpu_s, peak = await _full(lab, moto, client, full)
+    noop = await noop_usage(lab, [f"noop-{number}" for number in range(full)])
+    p50, p99 = statistics.median(late), sorted(late)[int(len(late) * 0.99)]
+    return [
+        Row(f"{TRICKLE_PER_S} events/s", "drayage", sum(late), f"p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms", 0.0, 0.0),
+        Row(f"{full:,} events waiting", "drayage", wall, f"{full / wall:.0f}/s", cpu_s, peak / MIB),
+        Row(
+            f"{full:,} events waiting", "no-op workflow", noop.wall_s, f"{full / noop.wall_s:.0f}/s", noop.cpu_s, noop.peak_bytes / MIB,
+            noop.wall_s / wall, "no-op workflow",
+        ),
+    ]  # fmt: skip
+
+
+async def _trickle(lab: BenchLab, moto: MotoServer, client: Client, count: int) -> list[float]:
+    """Seconds from the sending of each event to the end of its workflow, which is after the commit."""
+    keys, sent = seed_objects(lab.source, "trickle", "e/", count, 4096), {}
+    with _following(lab, moto, "trickle") as run:
+        began = time.time()
+        for number, key in enumerate(keys):
+            await asyncio.sleep(max(0.0, began + number / TRICKLE_PER_S - time.time()))
+            sent[key] = time.time()
+            await asyncio.to_thread(run.send, [key])
+        ended = await _ended(client, run, keys)
+    return [ended[key] - sent[key] for key in keys]
+
+
+async def _full(lab: BenchLab, moto: MotoServer, client: Client, count: int) -> tuple[float, float, int]:
+    """Wall seconds from the first start to the last end, CPU seconds and peak memory of both processes."""
+    keys = seed_objects(lab.source, "full", "e/", count, 4096)
+    with ExitStack() as held:
+        began = 0.0
+
+        def fill(run: Run) -> None:
+            nonlocal began
+            for start in range(0, count, BATCH):
+                run.send(keys[start : start + BATCH])
+            began = time.time()
+
+        run = held.enter_context(_following(lab, moto, "full", before=fill))
+        ended = await _ended(client, run, keys)
+        check_equal(lab, "full", "full-drayage", count, warm=False)
+        return max(ended.values()) - began, sum(map(cpu_seconds, run.pids)), sum(map(peak_bytes, run.pids))
+
+
+async def _ended(client: Client, run: Run, keys: Sequence[str]) -> dict[str, float]:
+    """When each key's workflow ended, in seconds since 1970; waits for all."""
+    found: dict[str, float] = {}
+    route = f"bench-{run.bucket}"
+    while len(found) < len(keys):
+        await asyncio.sleep(0.5)
+        async for execution in client.list_workflows(f"DrayageRoute = '{route}' AND ExecutionStatus = 'Completed'", page_size=1000):
+            if execution.close_time is not None:
+                found[execution.id] = execution.close_time.timestamp()
+    return {key: found[object_workflow_id(route, key)] for key in keys}
+
+
+@contextmanager
+def _following(lab: BenchLab, moto: MotoServer, bucket: str, before: Any = None) -> Iterator[Run]:
+    """A worker and an ingestor that follow a queue of their own; `before` runs while only the worker does."""
+    keys = {"aws_access_key_id": moto.access_key, "aws_secret_access_key": moto.secret_key, "region_name": moto.region}
+    sqs: Any = boto3.client("sqs", endpoint_url=moto.endpoint, **keys)  # type: ignore[call-overload]  # no stubs of SQS
+    url = sqs.create_queue(QueueName=f"bench-{uuid.uuid4().hex}")["QueueUrl"]
+    lab.destination.create_bucket(f"{bucket}-drayage")
+    config = _config(lab, moto, url, bucket)
+    variables = {"MOTO_KEY": moto.access_key, "MOTO_SECRET": moto.secret_key}
+    with lab.process(["worker.py", "--config", str(config)], ready="worker is ready") as worker:
+        if before:
+            before(Run(lab, sqs, url, bucket, (worker.pid, worker.pid)))
+        with lab.process(["-m", "ingest", "--config", str(config)], ready="ingest is ready", **variables) as ingest:
+            yield Run(lab, sqs, url, bucket, (worker.pid, ingest.pid))
+    sqs.close()
+
+
+def _config(lab: BenchLab, moto: MotoServer, url: str, bucket: str) -> Path:
+    path = lab.write_config(bucket, f"{bucket}-drayage")
+    document = yaml.safe_load(path.read_text())
+    document["routes"][0]["name"] = f"bench-{bucket}"
+    queue = {"queue_url": url, "endpoint": moto.endpoint, "region": moto.region}
+    document["ingest"] = {"sqs": [{**queue, "access_key_id": "env:MOTO_KEY", "secret_access_key": "env:MOTO_SECRET"}]}
+    path.write_text(yaml.safe_dump(document))
+    return path

@@ -1,0 +1,151 @@
+"""Two routes between the same two places, each write followed by a look from either side, as its events would cause."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.client import Client
+
+from replication.models import ReplicateObjectResult
+from replication.settings import parse_settings
+from stores.registry import Stores
+from tests.e2e.conftest import Sides
+from tests.e2e.sides import Side
+from tests.lab import FAST_RETRIES, Lab
+from workflows.start import start_object
+
+
+class Pair:
+    """Sides `a` and `b` with the routes `ab` and `ba` between them, below one prefix."""
+
+    def __init__(self, lab: Lab, a: Side, b: Side, prefix: str) -> None:
+        self.lab, self.a, self.b, self.prefix = lab, a, b, prefix
+
+    async def put(self, side: Side, key: str, data: bytes) -> None:
+        await asyncio.to_thread(side.put, self.prefix + key, data)
+
+    async def look(self, route: str, key: str) -> ReplicateObjectResult:
+        handle = await start_object(self.lab.client, self.lab.queue, route, self.prefix + key, "event")
+        return await handle.result()
+
+    async def settle(self, key: str) -> list[str]:
+        """Looks from both sides until three looks in a row change nothing; the reasons of the looks that wrote."""
+        wrote: list[str] = []
+        quiet = 0
+        for turn in range(12):
+            result = await self.look(("ab", "ba")[turn % 2], key)
+            changed = result.outcome in ("copied", "updated", "deleted")
+            wrote += [result.reason] * changed
+            quiet = 0 if changed else quiet + 1
+            if quiet == 3:
+                return wrote
+        raise AssertionError(f"the routes do not come to rest: {wrote}")
+
+    async def content(self, key: str) -> tuple[str | None, str | None]:
+        seen = [await asyncio.to_thread(side.see, self.prefix + key) for side in (self.a, self.b)]
+        return (seen[0].sha256 if seen[0] else None, seen[1].sha256 if seen[1] else None)
+
+    async def names(self, side: Side) -> set[str]:
+        return {key.removeprefix(self.prefix) for key in await asyncio.to_thread(side.keys) if key.startswith(self.prefix)}
+
+
+@pytest.fixture
+def pair(temporal_client: Client, sides: Sides, tmp_path: Path) -> Any:
+    @asynccontextmanager
+    async def opened(a: str, b: str, **route: Any) -> AsyncIterator[Pair]:
+        one, other = sides[a], sides[b]
+        prefix = f"two-way-{uuid.uuid4().hex[:12]}/"
+        ends = [{"store": side.name, "bucket": side.bucket, "prefix": prefix} for side in (one, other)]
+        document = {
+            "temporal": {"task_queue": f"q-{uuid.uuid4().hex}"},
+            "ledger": f"sqlite:///{tmp_path}/ledger.db",
+            "stores": {side.name: side.settings() for side in (one, other)},
+            "routes": [
+                {"name": "ab", "source": ends[0], "destination": ends[1], **route},
+                {"name": "ba", "source": ends[1], "destination": ends[0], **route},
+            ],
+            "worker": {"retries": FAST_RETRIES, "control_slots": 12, "transfer_slots": 4, "streams": 2},
+        }
+        settings = parse_settings(document)
+        stores = Stores(settings, {**one.environ(), **other.environ()})
+        lab = Lab(temporal_client, settings, stores)
+        try:
+            async with lab.worker():
+                yield Pair(lab, one, other, prefix)
+        finally:
+            await stores.close()
+
+    return opened
+
+
+OpenPair = Any
+PAIRS = [("s3", "s3b"), ("s3", "gcs"), ("s3", "files")]
+
+
+@pytest.mark.parametrize(("a", "b"), PAIRS)
+async def test_a_write_is_copied_once_whichever_side_writes_and_however_often(pair: OpenPair, a: str, b: str) -> None:
+    opened: AbstractAsyncContextManager[Pair] = pair(a, b)
+    async with opened as two:
+        for turn, side in enumerate((two.a, two.b, two.b, two.a, two.b)):
+            await two.put(side, "k", b"%d" % turn)
+            assert len(await two.settle("k")) == 1
+            here, there = await two.content("k")
+            assert here == there
+
+
+async def test_a_conflict_goes_to_the_newest_and_both_routes_say_so(pair: OpenPair) -> None:
+    async with pair("s3", "s3b") as two:
+        await two.put(two.a, "k", b"common")
+        await two.settle("k")
+        await two.put(two.a, "k", b"earlier, on a")
+        await asyncio.sleep(1.1)  # modification times of S3 have whole seconds
+        await two.put(two.b, "k", b"later, on b")
+
+        assert (await two.look("ab", "k")).reason == "conflict-lost"
+        assert (await two.look("ba", "k")).reason == "conflict-won"
+        here, there = await two.content("k")
+        assert here == there
+        assert await two.settle("k") == []
+
+
+async def test_keep_both_keeps_the_loser_under_a_key_of_its_own_on_both_sides(pair: OpenPair) -> None:
+    async with pair("s3", "s3b", conflict="keep-both") as two:
+        await two.put(two.a, "k", b"common")
+        await two.settle("k")
+        await two.put(two.a, "k", b"loser")
+        loser = (await two.content("k"))[0]
+        await asyncio.sleep(1.1)  # modification times of S3 have whole seconds
+        await two.put(two.b, "k", b"winner")
+        winner = (await two.content("k"))[1]
+
+        assert await two.settle("k") == ["conflict-won"]
+        assert await two.content("k") == (winner, winner)
+        (kept,) = await two.names(two.a) - {"k"}
+        assert kept.startswith("k.conflict-")
+        await two.settle(kept)
+        assert await two.content(kept) == (loser, loser)
+
+
+async def test_a_write_meets_an_untouched_counterpart_and_is_no_conflict(pair: OpenPair) -> None:
+    """The older side's object carries no mark: only the receipt tells that it did not change."""
+    async with pair("s3", "s3b", conflict="keep-both") as two:
+        await two.put(two.a, "k", b"v1")
+        await two.settle("k")
+        await two.put(two.b, "k", b"v2, over the replica")
+        assert await two.settle("k") == ["source-newer"]
+        assert await two.names(two.a) == {"k"}
+
+
+async def test_a_deleted_object_does_not_come_back_from_its_replica(pair: OpenPair) -> None:
+    async with pair("s3", "s3b", deletes="mirror") as two:
+        await two.put(two.a, "k", b"v1")
+        await two.settle("k")
+        await asyncio.to_thread(two.a.delete, two.prefix + "k")
+        assert await two.settle("k") == ["source-deleted"]
+        assert await two.content("k") == (None, None)
