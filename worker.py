@@ -25,6 +25,7 @@ from temporalio.worker import Worker
 
 from activities import metrics
 from activities._boundary import Boundary
+from activities.deletions import DeletionActivities, Permits
 from activities.housekeeping import HousekeepingActivities
 from activities.objects import AwaitObjects, ObjectActivities
 from ledger.receipts import Receipts
@@ -33,6 +34,7 @@ from replication.logs import configure_logging
 from replication.settings import Settings, load_settings
 from stores.registry import Stores
 from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, leave
+from workflows.deletions import RouteDeletions
 from workflows.housekeeping import Housekeeping
 from workflows.object import ReplicateObject
 from workflows.start import await_object
@@ -40,15 +42,17 @@ from workflows.start import await_object
 log = logging.getLogger("drayage.worker")
 
 HEARTBEAT_THROTTLE = timedelta(seconds=5)
-WORKFLOWS: Sequence[type] = (ReplicateObject, Housekeeping)
+WORKFLOWS: Sequence[type] = (ReplicateObject, RouteDeletions, Housekeeping)
 
 
 def build_workers(client: Client, settings: Settings, stores: Stores, receipts: Receipts, role: str) -> list[Worker]:
     """The workers of a role, not yet running."""
-    objects = ObjectActivities(settings, stores, receipts, _await_objects(client, settings.temporal.control_queue))
+    permits, deletions = Permits(client, settings), DeletionActivities(settings, stores)
+    objects = ObjectActivities(settings, stores, receipts, permits, _await_objects(client, settings.temporal.control_queue))
     sweeps = HousekeepingActivities(settings, stores, client)
     control: list[Callable[..., Any]] = [
         objects.settle_object, objects.complete_copy, objects.abort_copy, sweeps.list_routes, sweeps.sweep_orphans,
+        deletions.count_replicas,
     ]  # fmt: skip
     transfer: list[Callable[..., Any]] = [objects.copy_object, objects.copy_part_run]
     workers = []

@@ -10,6 +10,7 @@ from temporalio import activity
 
 from activities import metrics
 from activities._progress import PartRecord, pulse
+from activities.deletions import Permits
 from activities.settle import Settler
 from ledger.receipts import Receipts
 from replication.errors import IntegrityMismatch, RouteChanged, UploadCorrupt
@@ -47,18 +48,18 @@ their replicas stand."""
 class ObjectActivities:
     """Built once per worker, around the settings and the stores."""
 
-    def __init__(self, settings: Settings, stores: Stores, receipts: Receipts, await_objects: AwaitObjects) -> None:
+    def __init__(self, settings: Settings, stores: Stores, receipts: Receipts, permits: Permits, await_objects: AwaitObjects) -> None:
         self._streams = settings.worker.streams
         self._await_objects = await_objects
         self._stores = stores
-        self._settler = Settler(settings, stores, receipts)
+        self._settler = Settler(settings, stores, receipts, permits)
 
     @activity.defn(name="settle_object")
     async def settle_object(self, input: SettleInput) -> Settlement:
         """Looks at both sides, decides, and finishes whatever one small step can finish."""
         check_key(input.key)
         route = self._settler.route(input.route)
-        settlement = await self._settler.settle(route, input.key, pulse().advance, input.waiting, input.woken)
+        settlement = await self._settler.settle(route, input, pulse().advance)
         if settlement.waiting is not None:
             return settlement.model_copy(update={"waiting": await self._registered(route, settlement.waiting, input.waiting)})
         return _counted(route, settlement, input.changed_at)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from activities.deletions import Permits
 from activities.dependencies import Dependencies
 from activities.pairs import Pairs
 from ledger.receipts import Receipts
@@ -27,10 +29,11 @@ from replication.models import (
     CopyPlan,
     ObjectInfo,
     Outcome,
+    Pause,
     ReplicateObjectResult,
+    SettleInput,
     Settlement,
     Verification,
-    Waiting,
 )
 from replication.parts import plan_parts
 from replication.routes import SKIP_REASONS, Route
@@ -44,17 +47,20 @@ from stores.transfer import GATHER_MAX, Meter, Place, Transferred, check_fence, 
 LOOKS = 3
 """How often one settling looks again by itself when a fence held."""
 MAX_LOSSES = 50
+HELD_S = 900.0
+"""Seconds until a deletion that waits for an operator asks again by itself."""
 
 
 class Settler:
     """Settles keys of the configured routes. `random` only makes copy ids."""
 
-    def __init__(self, settings: Settings, stores: Stores, receipts: Receipts, *, inline_max: int = GATHER_MAX) -> None:
+    def __init__(self, settings: Settings, stores: Stores, receipts: Receipts, permits: Permits, *, inline_max: int = GATHER_MAX) -> None:
         self._settings = settings
         self._stores = stores
         self._inline_max = inline_max
         self._budget = ByteBudget(GATHERED_BYTES)
         self._dependencies = Dependencies(stores)
+        self._permits = permits
         self._pairs = Pairs(settings, stores, receipts)
         self._random = random.SystemRandom()
 
@@ -62,11 +68,10 @@ class Settler:
         """Raises `RouteUnknown`."""
         return self._settings.route(name)
 
-    async def settle(self, route: Route, key: str, meter: Meter, waited: Waiting | None = None, woken: Collection[str] = ()) -> Settlement:
-        """Looks, decides and acts; returns the plan of a copy that is too large for one step, or what a manifest waits for.
-
-        `waited` and `woken` are what the last look found missing, and what is said to stand since.
-        """
+    async def settle(self, route: Route, asked: SettleInput, meter: Meter) -> Settlement:
+        """Looks, decides and acts; returns the plan of a copy that is too large for one step, what a manifest waits for, or
+        the pause before a deletion."""
+        key = asked.key
         if reason := route.skip_reason(key):
             return Settlement(result=_result(route, key, "kept", reason, SKIP_REASONS[reason]))
         rule = route.rules.rule_of(key) if route.rules else None
@@ -74,8 +79,10 @@ class Settler:
             try:
                 view = await self._pairs.observe(route, key)
                 if rule and view.decision.action == "copy":
-                    if waiting := await self._dependencies.missing(view, rule, waited, woken, meter):
+                    if waiting := await self._dependencies.missing(view, rule, asked.waiting, asked.woken, meter):
                         return Settlement(waiting=waiting)
+                if view.decision.action == "delete":
+                    return await self._delete(view, asked.absent_since)
                 return await self._act(view, meter)
             except PreconditionFailed:
                 await asyncio.sleep(0.05 * 2**look)
@@ -88,8 +95,6 @@ class Settler:
                 return await self._copy(view, meter)
             case "update":
                 return await self._recorded(view.route, await self._update(view, meter))
-            case "delete":
-                return await self._delete(view)
             case "wait":
                 raise SourceArchived(decision.message)
             case "block":
@@ -202,9 +207,17 @@ class Settler:
         assert settlement.result is not None
         return settlement.model_copy(update={"result": settlement.result.model_copy(update={"destination_version": info.version.token})})
 
-    async def _delete(self, view: View) -> Settlement:
-        """The source is looked at again, point by point, before the replica goes."""
+    async def _delete(self, view: View, absent_since: float | None) -> Settlement:
+        """After the hold, and with the route's permit, the source is looked at again before the replica goes."""
         assert view.replica_info is not None
+        hold_s = view.route.settings.deletions.hold or 0.0
+        left_s = hold_s if absent_since is None else absent_since + hold_s - time.time()
+        if left_s > 0:
+            message = f"gone from the source; its replica goes when it has been gone for {hold_s:g} s"
+            return Settlement(pause=Pause(phase="waiting", reason="deletion-hold", message=message, seconds=left_s))
+        permit = await self._permits.ask(view.route.name, view.source.key)
+        if not permit.granted:
+            return Settlement(pause=Pause(phase="held", reason="deletions-held", message=permit.reason, seconds=HELD_S))
         if await head_or_absent(view.source) is not None:
             raise PreconditionFailed("the source exists again")
         await view.destination.store.delete(view.destination.bucket, view.destination.key, view.replica_info.version)

@@ -65,6 +65,8 @@ def _add_steering_commands(command: Callable[[str, str], argparse.ArgumentParser
         steer = command(name, text)
         steer.add_argument("route", metavar="ROUTE")
         steer.add_argument("keys", nargs="*", metavar="KEY", help="default: every open object of the route")
+    approve = command("approve", "let the deletions of a route go on that were too many at once")
+    approve.add_argument("route", metavar="ROUTE")
     housekeep = command("housekeep", "remove unfinished uploads and temporary parts that no open workflow owns")
     housekeep.add_argument("--older-than", type=_duration, default=86_400.0, metavar="DURATION", help="default: 24h")
     housekeep.add_argument("--dry-run", action="store_true", help="count what would be removed")
@@ -169,6 +171,10 @@ def _dispatch(session: Any, options: argparse.Namespace) -> Command:
             from cli import retry
 
             return retry.run(session, options.route, reason=options.reason)
+        case "approve":
+            from cli import approve
+
+            return approve.run(session, options.route)
         case "housekeep":
             from cli import housekeep
 

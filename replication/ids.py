@@ -48,6 +48,10 @@ def object_of_id(workflow_id: str) -> ObjectId | None:
     return ObjectId(route, None if key.startswith(_HASHED) else key)
 
 
+def deletions_id(route: str) -> str:
+    return f"deletions:{route}"
+
+
 def reconcile_id(route: str) -> str:
     return f"reconcile:{route}"
 

@@ -9,6 +9,7 @@ from temporalio import workflow
 from temporalio.common import SearchAttributeKey, SearchAttributePair, SearchAttributeUpdate, TypedSearchAttributes
 
 with workflow.unsafe.imports_passed_through():
+    from replication.deletions import DeletionsProgress, Limits
     from replication.models import Progress
     from replication.units import format_size
 
@@ -29,6 +30,7 @@ PHASES: dict[str, str] = {
     "waiting": "the store, the network, the clock, the disk or an archive must heal first; tried again by itself",
     "stalled": "a manifest has waited past its deadline for what it names; looked for on, and it goes on by itself",
     "awaited": "not at its source, and manifests wait for it",
+    "held": "too many deletions of the route at once: they wait for an operator's `approve`",
     "churning": "the source changes faster than it can be copied; tried again after a pause",
     "paused": "held by an operator's `pause`",
     "done": "settled",
@@ -58,6 +60,20 @@ def object_summary(route: str, key: str) -> str:
 def _fenced(text: str) -> str:
     """Untrusted text that Markdown shows as it is."""
     return "`" + text.replace("`", "'").replace("\n", " ").replace("\r", " ")[:1000] + "`"
+
+
+def deletions_details(progress: DeletionsProgress, limits: Limits) -> str:
+    """Markdown for the Web UI: what was deleted lately, and what is held."""
+    of = "" if progress.total is None else f" of about {progress.total:,} replicas"
+    lines = [
+        f"{progress.granted:,} deletions{of} of route {_fenced(progress.route)} within {limits.window_s:g} s",
+        f"- more than {limits.max_objects:,}, or {limits.max_percent:g} %, wait for an operator",
+    ]
+    if hold := progress.hold:
+        lines[:0] = [f"**held** — {PHASES['held']}", ""]
+        lines.append(f"- held: {hold.count:,} requests, because of {_fenced(hold.reason)}")
+        lines += [f"  - {_fenced(key)}" for key in hold.first]
+    return "\n".join(lines)
 
 
 def object_details(route: str, key: str, progress: Progress) -> str:

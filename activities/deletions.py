@@ -1,0 +1,105 @@
+"""Permits for deletions: asked of the route's `RouteDeletions` workflow, many in one request, and what that needs counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError
+
+from activities._progress import pulse
+from replication.deletions import CountInput, CountResult, DeletionsInput, Limits, PermitAnswer, PermitRequest
+from replication.ids import deletions_id
+from replication.settings import Settings
+from stores.registry import Stores
+
+KEYS_PER_REQUEST = 100
+ANSWER = timedelta(seconds=60)
+"""An answer may have to wait for the replicas to be counted."""
+UNAVAILABLE = "permit-unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """`reason` says why it is not granted: the route is held, or `permit-unavailable` where nobody answered."""
+
+    granted: bool
+    reason: str = ""
+
+
+class Permits:
+    """Asks for permits. What comes while a request of the route is under way goes together into the next one.
+
+    A permit that is granted and not used is counted all the same: that stops a route too early, never too late.
+    """
+
+    def __init__(self, client: Client, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+        self._waiting: dict[str, list[tuple[str, asyncio.Future[Permit]]]] = defaultdict(list)
+        self._asking: dict[str, asyncio.Task[None]] = {}
+
+    async def ask(self, route: str, key: str) -> Permit:
+        answer: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
+        self._waiting[route].append((key, answer))
+        if route not in self._asking:
+            self._asking[route] = asyncio.create_task(self._ask_all(route))
+        return await answer
+
+    async def _ask_all(self, route: str) -> None:
+        try:
+            while batch := self._waiting[route][:KEYS_PER_REQUEST]:
+                del self._waiting[route][: len(batch)]
+                granted, reason = await self._request(route, [key for key, _ in batch])
+                for number, (_, answer) in enumerate(batch):
+                    if not answer.done():
+                        answer.set_result(Permit(True) if number < granted else Permit(False, reason))
+        finally:
+            del self._asking[route]
+
+    async def _request(self, route: str, keys: list[str]) -> tuple[int, str]:
+        limits = Limits.of(self._settings.route(route).settings.deletions)
+        start: Any = WithStartWorkflowOperation(
+            "RouteDeletions",
+            DeletionsInput(route=route, limits=limits),
+            id=deletions_id(route),
+            task_queue=self._settings.temporal.control_queue,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            static_summary=f"deletions of route {route}"[:200],
+        )
+        try:
+            answer: PermitAnswer = await self._client.execute_update_with_start_workflow(
+                "permit",
+                PermitRequest(keys=keys, limits=limits),
+                start_workflow_operation=start,
+                result_type=PermitAnswer,
+                rpc_timeout=ANSWER,
+            )
+        except (RPCError, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            return 0, UNAVAILABLE
+        return answer.granted, answer.reason
+
+
+class DeletionActivities:
+    """Built once per worker."""
+
+    def __init__(self, settings: Settings, stores: Stores) -> None:
+        self._settings = settings
+        self._stores = stores
+
+    @activity.defn(name="count_replicas")
+    async def count_replicas(self, input: CountInput) -> CountResult:
+        """Objects at the destination of the route, up to `enough` of them."""
+        location, listed = self._settings.route(input.route).destination, 0
+        async for page in self._stores.get(location.store).list_objects(location.bucket, location.prefix):
+            pulse().touch()
+            listed += len(page)
+            if listed >= input.enough:
+                return CountResult(listed=listed, complete=False)
+        return CountResult(listed=listed, complete=True)

@@ -1,0 +1,58 @@
+"""`approve ROUTE`: lets the deletions go on that were stopped because there were too many at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
+
+from cli.output import printable
+from cli.runs import of_route
+from cli.session import DONE, Session
+from replication.deletions import DeletionsProgress
+from replication.ids import deletions_id
+
+
+async def run(session: Session, route_name: str) -> int:
+    """Nothing held is no error."""
+    route = session.route(route_name)
+    client = await session.connect()
+    held = await _approve(client.get_workflow_handle(deletions_id(route.name)))
+    woken = await _wake(client, route.name) if held.hold else 0
+    _tell(session, held, woken)
+    return DONE
+
+
+async def _approve(handle: WorkflowHandle[Any, Any]) -> DeletionsProgress:
+    try:
+        held: DeletionsProgress = await handle.execute_update("approve", result_type=DeletionsProgress)
+        return held
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+        return DeletionsProgress(route=handle.id, granted=0)
+
+
+async def _wake(client: Client, route: str) -> int:
+    """Lets the objects that wait look again, and so ask again."""
+    count = 0
+    async for run in client.list_workflows(of_route(route, 'DrayagePhase = "held"', 'ExecutionStatus = "Running"')):
+        try:
+            await client.get_workflow_handle(run.id).signal("check", "approve")
+            count += 1
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+    return count
+
+
+def _tell(session: Session, held: DeletionsProgress, woken: int) -> None:
+    hold = held.hold
+    if hold is None:
+        session.output.line("nothing is held")
+    else:
+        session.output.line(f"approved: {hold.reason}; {woken} objects look again")
+        for key in hold.first:
+            session.output.line(f"  {printable(key)}")
+    session.output.document({"held": hold.model_dump() if hold else None, "woken": woken})

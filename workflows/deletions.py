@@ -1,0 +1,105 @@
+"""`RouteDeletions`: how many deletions a route makes, and the stop that only an operator lifts. One for each route.
+
+Runs while deletions are asked for; ends by itself when the window is empty and nothing is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.deletions import DeletionActivities
+    from replication.deletions import (
+        CountInput,
+        DeletionsInput,
+        DeletionsProgress,
+        PermitAnswer,
+        PermitRequest,
+        Window,
+        admit,
+        approve,
+        counted,
+        needs_count,
+    )
+
+from workflows import options
+from workflows.steps import Stop
+from workflows.visibility import PHASE, ROUTE, deletions_details
+
+IDLE = timedelta(minutes=1)
+UPDATES_PER_RUN = 1_000
+"""The server takes 2,000."""
+
+
+@workflow.defn(name="RouteDeletions", failure_exception_types=options.DEFECTS)
+class RouteDeletions:
+    @workflow.init
+    def __init__(self, input: DeletionsInput) -> None:
+        self._route = input.route
+        self._window = input.window or Window()
+        self._limits = input.limits
+        self._turn = asyncio.Lock()
+        self._updates = 0
+        self._shown_held = False
+
+    @workflow.run
+    async def run(self, input: DeletionsInput) -> None:
+        if workflow.info().typed_search_attributes.get(ROUTE) is None:
+            workflow.upsert_search_attributes([ROUTE.value_set(self._route)])
+        self._show()
+        while not self._window.is_idle(workflow.time(), self._limits) or not self._updates:
+            seen = self._updates
+            try:
+                await workflow.wait_condition(lambda seen=seen: self._updates != seen, timeout=IDLE, timeout_summary="idle")  # type: ignore[misc]
+            except TimeoutError:
+                if not self._updates:
+                    break
+            if self._updates >= UPDATES_PER_RUN or workflow.info().is_continue_as_new_suggested():
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                workflow.continue_as_new(DeletionsInput(route=self._route, limits=self._limits, window=self._window))
+        await workflow.wait_condition(workflow.all_handlers_finished)
+
+    @workflow.update(description="Asks for the deletion of keys. Answers how many of them, from the first on, may go.")
+    async def permit(self, request: PermitRequest) -> PermitAnswer:
+        self._updates += 1
+        async with self._turn:
+            self._limits = request.limits
+            if enough := needs_count(self._window, len(request.keys), workflow.time(), self._limits):
+                await self._count(enough)
+            granted, self._window = admit(self._window, request.keys, workflow.time(), self._limits)
+            self._show()
+            return PermitAnswer(granted=granted, reason=self._window.hold.reason if self._window.hold else "")
+
+    @workflow.update(description="Lifts the stop. Answers what was held.")
+    async def approve(self) -> DeletionsProgress:
+        self._updates += 1
+        async with self._turn:
+            held = self.progress()
+            self._window = approve(self._window)
+            self._show()
+            return held
+
+    @workflow.query(description="Deletions within the window, and what is held.")
+    def progress(self) -> DeletionsProgress:
+        granted = self._window.granted(workflow.time(), self._limits)
+        return DeletionsProgress(route=self._route, granted=granted, total=self._window.total, hold=self._window.hold)
+
+    async def _count(self, enough: int) -> None:
+        request = CountInput(route=self._route, enough=enough)
+        try:
+            found = await workflow.execute_activity_method(DeletionActivities.count_replicas, request, **options.SWEEP)
+        except ActivityError as error:
+            stop = Stop.of(error)
+            raise ApplicationError(f"the replicas cannot be counted: {stop.message}", type=stop.reason) from error
+        self._window = counted(self._window, found.listed, complete=found.complete, now=workflow.time(), limits=self._limits)
+
+    def _show(self) -> None:
+        workflow.set_current_details(deletions_details(self.progress(), self._limits))
+        held = self._window.hold is not None
+        if held != self._shown_held:
+            workflow.upsert_search_attributes([PHASE.value_set("held" if held else "settling")])
+            self._shown_held = held
