@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client
-from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.worker import Worker
 
 from activities import metrics
@@ -33,7 +32,7 @@ from replication.errors import SettingsError
 from replication.logs import configure_logging
 from replication.settings import Settings, load_settings
 from stores.registry import Stores
-from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, leave
+from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, leave, prometheus_runtime
 from workflows.deletions import RouteDeletions
 from workflows.housekeeping import Housekeeping
 from workflows.object import ReplicateObject
@@ -90,7 +89,7 @@ def _worker(
 
 async def run_worker(settings: Settings, role: str, environ: Mapping[str, str], stop: asyncio.Event) -> None:
     """Connects, polls until `stop` is set, finishes or hands back what runs, closes everything."""
-    runtime = _runtime(settings)
+    runtime = prometheus_runtime(settings.worker.metrics)
     metrics.bind(runtime.metric_meter)
     stores, receipts = Stores(settings, environ), Receipts(settings.ledger)
     for name in sorted({location.store for route in settings.routes for location in (route.source, route.destination)}):
@@ -107,12 +106,6 @@ async def run_worker(settings: Settings, role: str, environ: Mapping[str, str], 
     finally:
         await stores.close()
         await receipts.close()
-
-
-def _runtime(settings: Settings) -> Runtime:
-    address = settings.worker.metrics
-    prometheus = PrometheusConfig(bind_address=address, durations_as_seconds=True, counters_total_suffix=True) if address else None
-    return Runtime(telemetry=TelemetryConfig(metrics=prometheus))
 
 
 async def _main(settings: Settings, role: str) -> None:

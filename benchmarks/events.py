@@ -8,7 +8,7 @@ import statistics
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,18 +88,15 @@ async def _trickle(lab: BenchLab, moto: MotoServer, client: Client, count: int) 
 
 
 async def _full(lab: BenchLab, moto: MotoServer, client: Client, count: int) -> tuple[float, float, int]:
-    """Wall seconds from the first start to the last end, CPU seconds and peak memory of both processes."""
+    """Wall seconds from the ingestor's readiness to the last end, CPU seconds and peak memory of both processes."""
     keys = seed_objects(lab.source, "full", "e/", count, 4096)
-    with ExitStack() as held:
-        began = 0.0
 
-        def fill(run: Run) -> None:
-            nonlocal began
-            for start in range(0, count, BATCH):
-                run.send(keys[start : start + BATCH])
-            began = time.time()
+    def fill(run: Run) -> None:
+        for start in range(0, count, BATCH):
+            run.send(keys[start : start + BATCH])
 
-        run = held.enter_context(_following(lab, moto, "full", before=fill))
+    with _following(lab, moto, "full", before=fill) as run:
+        began = time.time()
         ended = await _ended(client, run, keys)
         check_equal(lab, "full", "full-drayage", count, warm=False)
         return max(ended.values()) - began, sum(map(cpu_seconds, run.pids)), sum(map(peak_bytes, run.pids))

@@ -12,13 +12,16 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ingest import metrics
 from ingest.dispatch import Dispatcher, routes_by_bucket
+from ingest.health import Health, serve_health
+from ingest.operator_messages import replicas_of
 from ingest.sqs import SqsIngestor, client_credentials
 from replication.errors import SettingsError
 from replication.ingest_settings import IngestSettings
 from replication.logs import configure_logging
 from replication.settings import Settings, load_settings
-from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, leave
+from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, leave, prometheus_runtime
 
 log = logging.getLogger("drayage.ingest")
 
@@ -37,16 +40,39 @@ def ingest_problems(settings: IngestSettings) -> list[str]:
 
 async def run_ingestors(settings: Settings, environ: Mapping[str, str], stop: asyncio.Event) -> None:
     """Connects, takes events until `stop` is set, finishes what it holds. Raises `SettingsError`, `TemporalUnreachable`."""
-    if problems := ingest_problems(settings.ingest):
+    ingest = settings.ingest
+    if problems := ingest_problems(ingest):
         raise SettingsError(problems)
-    for queue in settings.ingest.sqs:
-        client_credentials(queue, environ)
-    client = await connect(settings.temporal, environ)
+    for number, queue in enumerate(ingest.sqs):
+        client_credentials(queue, environ, f"ingest.sqs[{number}]")
+    runtime = prometheus_runtime(ingest.metrics)
+    metrics.bind(runtime.metric_meter)
+    client = await connect(settings.temporal, environ, runtime=runtime)
     await ensure_search_attributes(client)
-    dispatcher, routes = Dispatcher(client, settings.temporal.control_queue), routes_by_bucket(settings, "s3")
-    ingestors = [SqsIngestor(queue, environ, dispatcher, routes) for queue in settings.ingest.sqs]
-    log.info("ingest is ready: %d queues, %d buckets", len(ingestors), len(routes))
-    await asyncio.gather(*(ingestor.run(stop) for ingestor in ingestors))
+    dispatcher = Dispatcher(client, settings.temporal.control_queue)
+    try:
+        await _run_all(settings, environ, dispatcher, stop)
+    finally:
+        await dispatcher.close()
+
+
+async def _run_all(settings: Settings, environ: Mapping[str, str], dispatcher: Dispatcher, stop: asyncio.Event) -> None:
+    """Every ingestor side by side; the first that cannot run ends all."""
+    ingest = settings.ingest
+    names = [f"sqs[{number}]" for number in range(len(ingest.sqs))]
+    health = Health(names, lambda: dispatcher.available)
+    s3, replicas = routes_by_bucket(settings, "s3"), replicas_of(settings)
+    try:
+        async with asyncio.TaskGroup() as running:
+            if ingest.health:
+                running.create_task(serve_health(ingest.health, health, stop))
+            for number, queue in enumerate(ingest.sqs):
+                name = f"sqs[{number}]"
+                follower = SqsIngestor(queue, environ, dispatcher, s3, replicas, report=health.report(name), name=f"ingest.{name}")
+                running.create_task(follower.run(stop))
+            log.info("ingest is ready: %s", ", ".join(names))
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 async def _main(settings: Settings) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+from ingest import metrics
+from ingest.coalesce import Coalescer
 from ingest.events import ChangeEvent
+from ingest.pace import Pace
 from replication.routes import Route
 from replication.settings import Settings
 from workflows.start import start_object
@@ -24,6 +28,8 @@ STARTS_AT_ONCE = 32
 START_TIMEOUT = timedelta(seconds=10)
 BATCH_TIMEOUT_S = 30.0
 """What is not started by then counts as not started; a queue's visibility timeout must be longer."""
+COALESCE_S = 1.0
+"""A key is signalled at most once in that time, however many events it has."""
 OUTAGE = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.RESOURCE_EXHAUSTED, RPCStatusCode.CANCELLED})
 """What says that Temporal is down or overloaded, rather than that it refuses this one object."""
 
@@ -64,27 +70,68 @@ def targets_of(event: ChangeEvent, routes: RoutesByBucket) -> tuple[Target, ...]
     return tuple(Target(route.name, event.key, event.at) for route in routes[event.bucket] if route.skip_reason(event.key) is None)
 
 
-class Dispatcher:
-    """Starts object workflows, a bounded number at once, whoever asks."""
+class _Start:
+    """One start that is pending or under way; everybody who asked for it waits for `done`."""
 
-    def __init__(self, client: Client, queue: str, *, start_timeout: timedelta = START_TIMEOUT) -> None:
+    __slots__ = ("at", "done", "target")
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.at = target.at
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Dispatcher:
+    """Starts object workflows, a bounded number at once and each at most once an interval, whoever asks."""
+
+    def __init__(
+        self,
+        client: Client,
+        queue: str,
+        *,
+        start_timeout: timedelta = START_TIMEOUT,
+        coalesce_s: float = COALESCE_S,
+        pace: Pace | None = None,
+    ) -> None:
         self._client = client
         self._start_timeout = start_timeout
         self._queue = queue
+        self._pace = pace or Pace()
         self._slots = asyncio.Semaphore(STARTS_AT_ONCE)
+        self._coalescer: Coalescer[Target] = Coalescer(coalesce_s)
+        self._coalesce_s = coalesce_s
+        self._pending: dict[Target, _Start] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._back = asyncio.Event()
+        self._back.set()
+        self._probing: asyncio.Task[None] | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether Temporal takes starts, as far as the last one told."""
+        return self._back.is_set()
+
+    async def wait_available(self, stop: asyncio.Event) -> bool:
+        """Returns when Temporal takes starts again, or False when `stop` is set first."""
+        await _first(self._back.wait(), stop.wait())
+        return self._back.is_set()
 
     async def start(self, targets: Iterable[Target]) -> Started:
-        """Starts or signals the workflow of each target once, however often it is named. Raises nothing of Temporal's."""
-        tasks = {target: asyncio.create_task(self._start(target)) for target in dict.fromkeys(targets)}
-        if not tasks:
+        """Starts or signals the workflow of each target, however often it is named. Raises nothing of Temporal's."""
+        starts = {target: self._join(target) for target in dict.fromkeys(targets)}
+        if not starts:
             return Started()
-        try:
-            await asyncio.wait(tasks.values(), timeout=BATCH_TIMEOUT_S)
-        finally:
-            for task in tasks.values():
-                task.cancel()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
-        return _summed(tasks)
+        await asyncio.wait([start.done for start in starts.values()], timeout=BATCH_TIMEOUT_S)
+        return _summed(starts)
+
+    async def deliver(self, targets: Iterable[Target], stop: asyncio.Event) -> Started:
+        """As `start`, and keeps at it while Temporal is away. What is `unavailable` in the end was given up for `stop`."""
+        started = await self.start(targets)
+        refused = started.refused
+        while started.unavailable and await self.wait_available(stop):
+            started = await self.start(started.unavailable)
+            refused |= started.refused
+        return Started(started.unavailable, refused)
 
     async def healthy(self) -> bool:
         """One request; False while Temporal does not answer."""
@@ -93,18 +140,93 @@ class Dispatcher:
         except (RPCError, RuntimeError):
             return False
 
-    async def _start(self, target: Target) -> None:
-        async with self._slots:
-            await start_object(self._client, self._queue, target.route, target.key, "event", at=target.at, rpc_timeout=self._start_timeout)
+    async def close(self) -> None:
+        """Gives up what is pending."""
+        tasks = [*self._tasks, *([self._probing] if self._probing else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _join(self, target: Target) -> _Start:
+        """The start that answers an event of now: the pending one, or a new one."""
+        now = time.monotonic()
+        due = self._coalescer.note(target, now)
+        if due is None:
+            metrics.coalesced(target.route)
+            start = self._pending[target]
+            start.at = max(filter(None, (start.at, target.at)), default=None)
+            return start
+        start = self._pending[target] = _Start(target)
+        task = asyncio.create_task(self._run(start, due - now))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return start
+
+    async def _run(self, start: _Start, delay_s: float) -> None:
+        target = start.target
+        try:
+            if delay_s > 0:
+                await asyncio.sleep(delay_s)
+            async with self._slots:
+                self._coalescer.sent(target, time.monotonic())
+                del self._pending[target]
+                await start_object(
+                    self._client, self._queue, target.route, target.key, "event", at=start.at, rpc_timeout=self._start_timeout
+                )
+        except asyncio.CancelledError:
+            start.done.cancel()
+            raise
+        except Exception as error:
+            self._failed(start, error)
+        else:
+            metrics.started(target.route)
+            start.done.set_result(None)
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._coalesce_s, lambda: self._coalescer.forget(target, time.monotonic()))
+
+    def _failed(self, start: _Start, error: Exception) -> None:
+        if not _is_outage(error):
+            log.error("cannot start: %s", error, extra={"route": start.target.route, "key": start.target.key})
+        elif self._probing is None:
+            log.warning("Temporal does not take starts: %s", error)
+            self._back.clear()
+            self._probing = asyncio.create_task(self._probe())
+        start.done.set_exception(error)
+        start.done.exception()  # nobody may be left to ask for it
+
+    async def _probe(self) -> None:
+        """One request after each growing pause, until Temporal answers."""
+        failures = 1
+        await asyncio.sleep(self._pace.pause_s(failures))
+        while not await self.healthy():
+            failures += 1
+            log.warning("Temporal is still away; asking again in %.0f s", self._pace.pause_s(failures))
+            await asyncio.sleep(self._pace.pause_s(failures))
+        log.info("Temporal takes starts again")
+        self._probing = None
+        self._back.set()
 
 
-def _summed(tasks: Mapping[Target, asyncio.Task[None]]) -> Started:
+def _is_outage(error: BaseException | None) -> bool:
+    return isinstance(error, RPCError) and error.status in OUTAGE
+
+
+def _summed(starts: Mapping[Target, _Start]) -> Started:
     unavailable, refused = set(), set()
-    for target, task in tasks.items():
-        error = None if task.cancelled() else task.exception()
-        if task.cancelled() or (isinstance(error, RPCError) and error.status in OUTAGE):
+    for target, start in starts.items():
+        if not start.done.done() or start.done.cancelled() or _is_outage(start.done.exception()):
             unavailable.add(target)
-        elif error is not None:
+        elif start.done.exception() is not None:
             refused.add(target)
-            log.error("cannot start: %s", error, extra={"route": target.route, "key": target.key})
     return Started(frozenset(unavailable), frozenset(refused))
+
+
+async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Returns when the first of them does; gives up the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -4,8 +4,9 @@ An event is a hint that a key may have changed: it says where to look and never 
 sequencer are not read. Every record of a message has an outcome of its own: an event, nothing to do, or quarantined
 with a stable reason of `REASONS`.
 
-Accepted: the S3 notification (`Records`, Amazon's and MinIO's names), the same in up to two SNS envelopes, and the
-EventBridge event of `aws.s3`. In an S3 notification the key is form-encoded; in EventBridge it stands as it is.
+Accepted: the S3 notification (`Records`, Amazon's and MinIO's names), the same in up to two SNS envelopes, the
+EventBridge event of `aws.s3`, and an operator's request for one key. In an S3 notification the key is form-encoded;
+elsewhere it stands as it is.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html
 """
@@ -48,7 +49,7 @@ REASONS: dict[Reason, str] = {
     "too-deep": f"brackets are nested deeper than {MAX_DEPTH}",
     "not-json": "the body, or the message in its envelope, is not JSON",
     "duplicate-name": "a JSON object has the same name twice, so that readers may disagree",
-    "unknown-envelope": "neither an S3 notification, nor one in SNS, nor an EventBridge event of aws.s3",
+    "unknown-envelope": "neither an S3 notification, nor one in SNS, nor an EventBridge event of aws.s3, nor an operator's request",
     "too-many-envelopes": f"more than {MAX_UNWRAPS} SNS envelopes around each other",
     "bad-record": "a record, or a part of it that must be an object, is something else",
     "unsupported-major": "the major version of the record's format is not one that this release reads",
@@ -82,9 +83,19 @@ class ChangeEvent:
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """A well-formed message that asks for nothing: `test-event` or `no-records`."""
+    """A well-formed message that asks for nothing: `test-event`, `no-records`, or `subscription-confirmation`, which an
+    operator must answer by hand: no address that a message names is ever contacted."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorRequest:
+    """An operator asks for one key; `source` and `destination` are names of stores."""
+
+    source: str
+    destination: str
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +103,7 @@ class Quarantined:
     reason: Reason
 
 
-Outcome = ChangeEvent | Nothing | Quarantined
+Outcome = ChangeEvent | OperatorRequest | Nothing | Quarantined
 
 
 class _Refused(Exception):
@@ -171,6 +182,10 @@ def _outcomes(document: dict[str, Any]) -> list[Outcome]:
         return [Nothing("test-event")]
     if document.get("source") == "aws.s3" and "detail" in document:
         return [_bridged(document)]
+    if document.get("Type") == "SubscriptionConfirmation":
+        return [Nothing("subscription-confirmation")]
+    if "source_replica" in document:
+        return [_requested(document)]
     raise _Refused("unknown-envelope")
 
 
@@ -199,6 +214,14 @@ def _bridged(document: dict[str, Any]) -> ChangeEvent:
     name = _text(document.get("detail-type"))
     kind = _kind(name, "Object Created", "Object Deleted")
     return ChangeEvent(_bucket(detail), _checked(_raw_key(detail)), kind, name, event_time(document.get("time")))
+
+
+def _requested(document: dict[str, Any]) -> OperatorRequest | Nothing:
+    """What an operator got wrong is no poison: it is logged and done with."""
+    source, destination, key = (document.get(name) for name in ("source_replica", "dest_replica", "key"))
+    if not isinstance(source, str) or not isinstance(destination, str) or not isinstance(key, str) or key_problem(key):
+        return Nothing("operator-malformed")
+    return OperatorRequest(source, destination, key)
 
 
 def _check_major(version: Any, major: str) -> None:

@@ -13,7 +13,7 @@ from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSe
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
-from temporalio.runtime import Runtime
+from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode
 
 from replication.settings import TemporalSettings
@@ -39,6 +39,12 @@ async def connect(settings: TemporalSettings, environ: Mapping[str, str], *, run
         return await Client.connect(**config, data_converter=pydantic_data_converter, runtime=runtime)
     except (RPCError, RuntimeError) as error:
         raise TemporalUnreachable(f"Temporal at {config['target_host']} cannot be reached: {_brief(error)}") from error
+
+
+def prometheus_runtime(address: str | None) -> Runtime:
+    """The SDK's runtime, which serves its metrics and ours at `host:port`; None serves none."""
+    prometheus = PrometheusConfig(bind_address=address, durations_as_seconds=True, counters_total_suffix=True) if address else None
+    return Runtime(telemetry=TelemetryConfig(metrics=prometheus))
 
 
 def _brief(error: Exception) -> str:

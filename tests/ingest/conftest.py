@@ -23,7 +23,9 @@ from embedded.process import clean_environment
 from embedded.seaweedfs import SeaweedFS
 from embedded.temporal import TemporalServer
 from ingest.dispatch import Dispatcher, routes_by_bucket
-from ingest.sqs import Pace, SqsIngestor
+from ingest.operator_messages import replicas_of
+from ingest.pace import Pace
+from ingest.sqs import SqsIngestor
 from replication.settings import parse_settings
 from stores.registry import Stores
 from tests.e2e.sides import S3Side
@@ -85,8 +87,10 @@ class Rig:
         return Lab(self.client, self.settings, self.stores).worker()
 
     def ingestor(self, pace: Pace = FAST, client: Client | None = None) -> SqsIngestor:
-        dispatcher = Dispatcher(client or self.client, self.settings.temporal.control_queue, start_timeout=timedelta(seconds=2))
-        return SqsIngestor(self.settings.ingest.sqs[-1], self.environ, dispatcher, routes_by_bucket(self.settings, "s3"), pace)
+        queue = self.settings.temporal.control_queue
+        dispatcher = Dispatcher(client or self.client, queue, start_timeout=timedelta(seconds=2), pace=pace)
+        routes, replicas = routes_by_bucket(self.settings, "s3"), replicas_of(self.settings)
+        return SqsIngestor(self.settings.ingest.sqs[-1], self.environ, dispatcher, routes, replicas, pace)
 
     def notify(self) -> None:
         """Lets the source's bucket send its events to the queue."""

@@ -12,7 +12,7 @@ from temporalio.client import Client
 
 from ingest.dispatch import Dispatcher, Started, Target, routes_by_bucket, targets_of
 from ingest.events import ChangeEvent
-from ingest.sqs import Pace
+from ingest.pace import Pace
 from replication.ids import object_workflow_id
 from replication.settings import Settings, parse_settings
 
@@ -50,13 +50,28 @@ def test_an_event_concerns_every_s3_route_that_takes_its_key(settings: Settings,
     assert found == (None if routes is None else tuple(Target(name, key) for name in routes))
 
 
-async def test_a_target_named_often_is_signalled_once_for_each_batch(temporal_client: Client) -> None:
-    target, dispatcher = Target(f"r-{uuid.uuid4().hex[:12]}", "k"), Dispatcher(temporal_client, f"q-{uuid.uuid4().hex}")
+async def signals(client: Client, target: Target) -> int:
+    history = await client.get_workflow_handle(object_workflow_id(target.route, target.key)).fetch_history()
+    return sum(event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED for event in history.events)
+
+
+async def test_a_target_named_often_is_signalled_once_and_once_more_for_what_came_after(temporal_client: Client) -> None:
+    target = Target(f"r-{uuid.uuid4().hex[:12]}", "k")
+    dispatcher = Dispatcher(temporal_client, f"q-{uuid.uuid4().hex}", coalesce_s=0.2)
     assert await dispatcher.start([target] * 50) == Started()
-    assert await dispatcher.start([target]) == Started()
-    history = await temporal_client.get_workflow_handle(object_workflow_id(target.route, target.key)).fetch_history()
-    signals = [event for event in history.events if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED]
-    assert len(signals) == 2
+    assert await asyncio.gather(*(dispatcher.start([target]) for _ in range(50))) == [Started()] * 50
+    assert await signals(temporal_client, target) == 2
+
+
+async def test_a_hot_key_does_not_delay_another(temporal_client: Client) -> None:
+    route = f"r-{uuid.uuid4().hex[:12]}"
+    dispatcher = Dispatcher(temporal_client, f"q-{uuid.uuid4().hex}", coalesce_s=3600.0)
+    await dispatcher.start([Target(route, "hot")])
+    waiting = asyncio.create_task(dispatcher.start([Target(route, "hot")]))
+    assert await asyncio.wait_for(dispatcher.start([Target(route, "cold")]), 20) == Started()
+    assert not waiting.done()
+    waiting.cancel()
+    await dispatcher.close()
 
 
 async def test_every_target_is_started_though_more_are_asked_for_than_start_at_once(temporal_client: Client) -> None:
