@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -82,7 +81,7 @@ class Settler:
                     if waiting := await self._dependencies.missing(view, rule, asked.waiting, asked.woken, meter):
                         return Settlement(waiting=waiting)
                 if view.decision.action == "delete":
-                    return await self._delete(view, asked.absent_since)
+                    return await self._delete(view, asked.absent_for_s)
                 return await self._act(view, meter)
             except PreconditionFailed:
                 await asyncio.sleep(0.05 * 2**look)
@@ -207,14 +206,13 @@ class Settler:
         assert settlement.result is not None
         return settlement.model_copy(update={"result": settlement.result.model_copy(update={"destination_version": info.version.token})})
 
-    async def _delete(self, view: View, absent_since: float | None) -> Settlement:
+    async def _delete(self, view: View, absent_for_s: float) -> Settlement:
         """After the hold, and with the route's permit, the source is looked at again before the replica goes."""
         assert view.replica_info is not None
         hold_s = view.route.settings.deletions.hold or 0.0
-        left_s = hold_s if absent_since is None else absent_since + hold_s - time.time()
-        if left_s > 0:
+        if absent_for_s < hold_s:
             message = f"gone from the source; its replica goes when it has been gone for {hold_s:g} s"
-            return Settlement(pause=Pause(phase="waiting", reason="deletion-hold", message=message, seconds=left_s))
+            return Settlement(pause=Pause(phase="waiting", reason="deletion-hold", message=message, seconds=hold_s - absent_for_s))
         permit = await self._permits.ask(view.route.name, view.source.key)
         if not permit.granted:
             return Settlement(pause=Pause(phase="held", reason="deletions-held", message=permit.reason, seconds=HELD_S))

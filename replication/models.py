@@ -275,7 +275,7 @@ class SettleInput(Payload):
     """Input of `settle_object`: look at both sides, decide, and finish whatever one small step can finish.
 
     `waiting` is what the last look found missing, and `woken` the keys among it that stand since, as far as they told.
-    `absent_since` is when the source was first seen to be gone, in seconds since 1970.
+    `absent_for_s` is how long the source has been seen to be gone.
     """
 
     route: str
@@ -284,7 +284,7 @@ class SettleInput(Payload):
     changed_at: float | None = None
     waiting: Waiting | None = None
     woken: list[str] = []
-    absent_since: float | None = None
+    absent_for_s: float = 0.0
 
 
 class Settlement(Payload):

@@ -143,7 +143,7 @@ class ReplicateObject:
             changed_at=self._changed_at,
             waiting=waiting,
             woken=self._manifest.take_woken(),
-            absent_since=self._absent_since,
+            absent_for_s=workflow.time() - self._absent_since if self._absent_since else 0.0,
         )
         return await self._stage.step(ObjectActivities.settle_object, request, options.SETTLE)
 

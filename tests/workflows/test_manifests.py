@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import random
-import uuid
 from collections import Counter
 from typing import Any
 
@@ -22,6 +20,7 @@ from replication.models import ANY, Attributes, ObjectInfo
 from stores.body import Body
 from stores.memory import MemoryStore
 from tests.conftest import running
+from tests.dss import Dss
 from tests.lab import Handle, Lab, make_lab
 from tests.poll import eventually
 from tests.replay.scenarios import SHORT_HISTORIES, chain
@@ -90,30 +89,6 @@ async def blocked(handle: Handle) -> tuple[str, str]:
 
 
 # --- the four levels of the data store ---------------------------------------------------------------------------------
-
-
-class Dss:
-    """One blob, its file manifest, its bundle and its collection."""
-
-    def __init__(self, seed: int = 0) -> None:
-        version = "2019-05-16T211813.059476Z"
-        names = [str(uuid.UUID(int=random.Random(f"{seed}-{n}").getrandbits(128), version=4)) for n in range(3)]
-        self.data = f"blob {seed}".encode()
-        sums = {"sha256": hashlib.sha256(self.data).hexdigest(), "sha1": hashlib.sha1(self.data).hexdigest()}  # noqa: S324
-        sums |= {"s3-etag": hashlib.md5(self.data).hexdigest(), "crc32c": "0a1b2c3d"}  # noqa: S324
-        self.blob = "blobs/" + ".".join(sums.values())
-        self.file, self.bundle, self.collection = (
-            f"{kind}/{name}.{version}" for kind, name in zip(("files", "bundles", "collections"), names, strict=True)
-        )
-        self.documents: dict[str, Any] = {
-            self.file: {"format": "0.0.1", **sums},
-            self.bundle: {"files": [{"name": "a", "uuid": names[0], "version": version, **sums}]},
-            self.collection: {"contents": [{"type": "bundle", "uuid": names[1], "version": version}]},
-        }
-
-    @property
-    def chain(self) -> list[str]:
-        return [self.blob, self.file, self.bundle, self.collection]
 
 
 async def test_a_chain_of_four_levels_follows_its_last_blob_without_any_poll(
