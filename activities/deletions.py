@@ -22,15 +22,16 @@ from stores.registry import Stores
 KEYS_PER_REQUEST = 100
 ANSWER = timedelta(seconds=60)
 """An answer may have to wait for the replicas to be counted."""
-UNAVAILABLE = "permit-unavailable"
+UNCOUNTED = "the replicas of the route are being counted, or could not be"
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """`reason` says why it is not granted: the route is held, or `permit-unavailable` where nobody answered."""
+    """`reason` says why it is not granted; unless the route is `held`, asking again in a moment may do."""
 
     granted: bool
     reason: str = ""
+    held: bool = False
 
 
 class Permits:
@@ -56,14 +57,16 @@ class Permits:
         try:
             while batch := self._waiting[route][:KEYS_PER_REQUEST]:
                 del self._waiting[route][: len(batch)]
-                granted, reason = await self._request(route, [key for key, _ in batch])
+                told = await self._request(route, [key for key, _ in batch])
+                refused = Permit(False, told.reason or UNCOUNTED, held=bool(told.reason))
                 for number, (_, answer) in enumerate(batch):
                     if not answer.done():
-                        answer.set_result(Permit(True) if number < granted else Permit(False, reason))
+                        answer.set_result(Permit(True) if number < told.granted else refused)
         finally:
             del self._asking[route]
 
-    async def _request(self, route: str, keys: list[str]) -> tuple[int, str]:
+    async def _request(self, route: str, keys: list[str]) -> PermitAnswer:
+        """An empty answer where nobody answers in time, or the replicas cannot be counted."""
         limits = Limits.of(self._settings.route(route).settings.deletions)
         start: Any = WithStartWorkflowOperation(
             "RouteDeletions",
@@ -82,8 +85,8 @@ class Permits:
                 rpc_timeout=ANSWER,
             )
         except (RPCError, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError):
-            return 0, UNAVAILABLE
-        return answer.granted, answer.reason
+            return PermitAnswer(granted=0)
+        return answer
 
 
 class DeletionActivities:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from activities.deletions import Permits
+from activities.deletions import Permit, Permits
 from activities.dependencies import Dependencies
 from activities.pairs import Pairs
 from ledger.receipts import Receipts
@@ -48,6 +48,8 @@ LOOKS = 3
 MAX_LOSSES = 50
 HELD_S = 900.0
 """Seconds until a deletion that waits for an operator asks again by itself."""
+PACED_S = 12.0
+"""Seconds until one asks again that waits for others to be counted."""
 
 
 class Settler:
@@ -215,7 +217,7 @@ class Settler:
             return Settlement(pause=Pause(phase="waiting", reason="deletion-hold", message=message, seconds=hold_s - absent_for_s))
         permit = await self._permits.ask(view.route.name, view.source.key)
         if not permit.granted:
-            return Settlement(pause=Pause(phase="held", reason="deletions-held", message=permit.reason, seconds=HELD_S))
+            return Settlement(pause=_pause(permit))
         if await head_or_absent(view.source) is not None:
             raise PreconditionFailed("the source exists again")
         await view.destination.store.delete(view.destination.bucket, view.destination.key, view.replica_info.version)
@@ -294,6 +296,12 @@ async def recognise(route: Route, key: str, destination: Place, plan: CopyPlan) 
         return None
     compared = same_checksums(info.checksums, plan.checksums) is True
     return Transferred(info, info.checksums, level(source_compared=compared, destination_proved=compared), plan.source.size_bytes)
+
+
+def _pause(permit: Permit) -> Pause:
+    if permit.held:
+        return Pause(phase="held", reason="deletions-held", message=permit.reason, seconds=HELD_S)
+    return Pause(phase="waiting", reason="deletions-paced", message=permit.reason, seconds=PACED_S)
 
 
 def _told(view: View, outcome: Outcome) -> Settlement:

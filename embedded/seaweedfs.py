@@ -29,8 +29,17 @@ class SeaweedFS(Server):
     grace_s = 0.0
     region = "us-east-1"
 
-    def __init__(self, folder: Path | None = None, *, access_key: str | None = None, secret_key: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        access_key: str | None = None,
+        secret_key: str | None = None,
+        notify: tuple[str, str] | None = None,
+    ) -> None:
+        """`notify` is the URL that the filer posts its events to, and the bearer token that it shows there."""
         super().__init__(folder)
+        self.notify = notify
         self.access_key = access_key or f"weed{secrets.token_hex(8)}"
         self.secret_key = secret_key or secrets.token_hex(20)
         self._client: Any = None
@@ -46,6 +55,8 @@ class SeaweedFS(Server):
     def command(self) -> list[str]:
         identities = self.folder / "identities.json"
         identities.write_text(json.dumps(self._identities()))
+        if self.notify:
+            (self.folder / "notification.toml").write_text(_notification(*self.notify))
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
         return [
@@ -99,3 +110,11 @@ class SeaweedFS(Server):
         if self._client is None:
             self._client = s3_client(self.endpoint, self.access_key, self.secret_key, self.region)
         return self._client
+
+
+def _notification(url: str, token: str) -> str:
+    """Read from the working directory. Each worker waits for its answer; an event that is refused is not sent again."""
+    return (
+        f'[notification.webhook]\nenabled = true\nendpoint = "{url}"\nbearer_token = "{token}"\n'
+        'timeout_seconds = 30\nworkers = 100\npath_prefixes = ["/buckets/"]\n'
+    )

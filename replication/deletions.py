@@ -1,4 +1,9 @@
-"""How many deletions a route may make by itself: a window of counts, and a stop that holds until an operator lifts it."""
+"""How many deletions a route may make by itself: a window of counts, and a stop that holds until an operator lifts it.
+
+Two limits. The number of deletions within the window. And the share of its replicas that the route lost: not deletions, but
+how far the number of replicas fell below the highest count of the window, so that objects which come and go all day are
+no mass deletion.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,9 @@ from replication.models import Payload
 from replication.route_settings import DeletesSettings
 
 FREE = 10
-"""Deletions within a window that no percentage looks at: one of two objects is no mass deletion."""
+"""Replicas that a route may always lose within a window: one of two objects is no mass deletion."""
+IN_FLIGHT_S = 10.0
+"""A permit that is older has been used."""
 SHOWN = 20
 
 
@@ -38,15 +45,18 @@ class Hold(Payload):
 class Window(Payload):
     """What was granted lately, as (start of a slice, count): at most 61 slices of a sixtieth of the window.
 
-    `total` is the number of replicas that were counted at `counted_at`, with those granted before; unless `complete`, the
-    count was broken off there.
+    `peak` is the highest number of replicas that was counted within the window, first at `since`; `left` are the deletions
+    that the last count left room for, at `counted_at`; None before the first count. `late` are permits that may not have
+    been used yet, as (time, count).
     """
 
     slices: list[tuple[float, int]] = Field(default_factory=list)
     hold: Hold | None = None
-    total: int | None = None
-    complete: bool = False
+    peak: int | None = None
+    since: float = 0.0
+    left: int = 0
     counted_at: float = 0.0
+    late: list[tuple[float, int]] = Field(default_factory=list)
 
     def granted(self, now: float, limits: Limits) -> int:
         """Deletions granted within the window that ends now. A slice counts until all of it has left."""
@@ -70,18 +80,19 @@ class PermitRequest(Payload):
 
 
 class PermitAnswer(Payload):
-    """`granted` keys of the request, from the first on; `reason` says why not the others."""
+    """`granted` keys of the request, from the first on; `reason` says why the others are held, and is empty where they
+    are to ask again in a moment."""
 
     granted: int
     reason: str = ""
 
 
 class DeletionsProgress(Payload):
-    """Deletions `granted` within the window, of `total` replicas where they were counted; what is held."""
+    """Deletions `granted` within the window, the highest number of replicas that was counted in it, what is held."""
 
     route: str
     granted: int
-    total: int | None = None
+    peak: int | None = None
     hold: Hold | None = None
 
 
@@ -98,46 +109,55 @@ class CountResult(Payload):
 
 
 def needs_count(window: Window, asked: int, now: float, limits: Limits) -> int:
-    """0, or the number of replicas from which on the percentage cannot be exceeded: counting may stop there."""
-    wanted = window.granted(now, limits) + asked
-    if window.hold is not None or wanted <= FREE or limits.max_percent >= 100:
+    """0, or how many replicas are to be counted at most: with so many, the share is no limit."""
+    if window.hold is not None or limits.max_percent >= 100:
         return 0
-    enough = max(2 * FREE, math.ceil(wanted * 100 / limits.max_percent))
-    if window.total is None or now - window.counted_at > limits.window_s:
-        return enough
-    return 0 if window.complete or window.total >= enough else enough
+    if window.peak is not None and now - window.since <= limits.window_s and window.left - _unused(window) >= asked:
+        return 0
+    return FREE + math.ceil(limits.max_objects * 100 / limits.max_percent)
 
 
 def counted(window: Window, listed: int, *, complete: bool, now: float, limits: Limits) -> Window:
-    """The window with a new count: `listed` replicas stand, those granted lately are gone already."""
-    total = listed + window.granted(now, limits)
-    return window.model_copy(update={"total": total, "complete": complete, "counted_at": now})
+    """The window after a count. Unless `complete`, there are more replicas than matter."""
+    fresh = window.peak is not None and now - window.since <= limits.window_s
+    peak = max(listed, window.peak or 0) if fresh else listed
+    left = listed - _floor(peak, limits) if complete else limits.max_objects
+    return window.model_copy(update={"peak": peak, "since": window.since if fresh else now, "left": left, "counted_at": now})
 
 
 def admit(window: Window, keys: list[str], now: float, limits: Limits) -> tuple[int, Window]:
-    """How many of the keys, from the first on, may be deleted; the window after that. Once held, it stays held."""
+    """How many of the keys, from the first on, may be deleted; the window after that. Once held, it stays held.
+
+    Permits under way when the replicas were counted may still be in the count: where only they decide, nothing is held
+    yet, and the rest is to ask again.
+    """
     if window.hold is not None:
         return 0, window.model_copy(update={"hold": _more(window.hold, keys)})
-    before = window.granted(now, limits)
-    by_count = limits.max_objects - before
-    by_share = _allowed_share(window, limits) - before
-    allowed = max(0, min(len(keys), by_count, by_share))
-    held = None
-    if allowed < len(keys):
-        which = f"more than {limits.max_objects}" if by_count <= by_share else f"more than {limits.max_percent:g} % of {window.total}"
-        held = _more(Hold(reason=f"{which} deletions within {limits.window_s:g} s", since=now), keys[allowed:])
-    return allowed, window.model_copy(update={"slices": _added(window, allowed, now, limits), "hold": held})
+    by_number = limits.max_objects - window.granted(now, limits)
+    unused = _unused(window)
+    by_share = len(keys) if limits.max_percent >= 100 else window.left - unused
+    allowed = max(0, min(len(keys), by_number, by_share))
+    rest, hold = keys[allowed:], None
+    if rest and by_number <= allowed:
+        hold = _more(Hold(reason=f"more than {limits.max_objects} deletions within {limits.window_s:g} s", since=now), rest)
+    elif rest and unused == 0:
+        hold = _more(Hold(reason=f"more than {limits.max_percent:g} % of {window.peak} replicas", since=now), rest)
+    return allowed, _granted(window, allowed, now, limits).model_copy(update={"hold": hold})
 
 
 def approve(window: Window) -> Window:
-    """Lifts the stop and starts the window anew."""
-    return window.model_copy(update={"slices": [], "hold": None})
+    """Lifts the stop; what stands now is counted anew."""
+    return Window(late=window.late)
 
 
-def _allowed_share(window: Window, limits: Limits) -> int:
-    if window.total is None or limits.max_percent >= 100:
-        return FREE if limits.max_percent < 100 else limits.max_objects
-    return max(FREE, math.floor(window.total * limits.max_percent / 100))
+def _unused(window: Window) -> int:
+    """Permits that the last count may still have counted as replicas."""
+    return sum(count for at, count in window.late if window.counted_at - IN_FLIGHT_S < at < window.counted_at)
+
+
+def _floor(peak: int, limits: Limits) -> int:
+    """Fewer replicas than that are left only when somebody approved."""
+    return peak - max(FREE, math.floor(peak * limits.max_percent / 100))
 
 
 def _more(hold: Hold, keys: list[str]) -> Hold:
@@ -145,13 +165,15 @@ def _more(hold: Hold, keys: list[str]) -> Hold:
     return hold.model_copy(update={"count": hold.count + len(keys), "first": first})
 
 
-def _added(window: Window, count: int, now: float, limits: Limits) -> list[tuple[float, int]]:
+def _granted(window: Window, count: int, now: float, limits: Limits) -> Window:
     width = _width(limits)
     start = math.floor(now / width) * width
-    kept = {at: number for at, number in window.slices if at + width > now - limits.window_s}
+    slices = {at: number for at, number in window.slices if at + width > now - limits.window_s}
+    late = {at: number for at, number in window.late if at > now - 2 * IN_FLIGHT_S}
     if count:
-        kept[start] = kept.get(start, 0) + count
-    return sorted(kept.items())
+        slices[start] = slices.get(start, 0) + count
+        late[now] = late.get(now, 0) + count
+    return window.model_copy(update={"slices": sorted(slices.items()), "late": sorted(late.items()), "left": window.left - count})
 
 
 def _width(limits: Limits) -> float:

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from replication.globs import check_glob
 from replication.keys import MAX_KEY_BYTES, is_reserved, key_problem
-from replication.manifests.keys import check_template
-from replication.manifests.rules import check_path
+from replication.manifests.paths import check_path
+from replication.manifests.templates import check_template
 from replication.store_settings import Count, SettingsModel
 from replication.units import Duration, Size
 

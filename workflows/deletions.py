@@ -51,17 +51,21 @@ class RouteDeletions:
         if workflow.info().typed_search_attributes.get(ROUTE) is None:
             workflow.upsert_search_attributes([ROUTE.value_set(self._route)])
         self._show()
-        while not self._window.is_idle(workflow.time(), self._limits) or not self._updates:
-            seen = self._updates
-            try:
-                await workflow.wait_condition(lambda seen=seen: self._updates != seen, timeout=IDLE, timeout_summary="idle")  # type: ignore[misc]
-            except TimeoutError:
-                if not self._updates:
-                    break
+        while True:
+            if await self._is_quiet() and self._window.is_idle(workflow.time(), self._limits):
+                return
             if self._updates >= UPDATES_PER_RUN or workflow.info().is_continue_as_new_suggested():
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 workflow.continue_as_new(DeletionsInput(route=self._route, limits=self._limits, window=self._window))
-        await workflow.wait_condition(workflow.all_handlers_finished)
+
+    async def _is_quiet(self) -> bool:
+        """True when nobody asked for a while and every answer was given; False after the next request."""
+        seen = self._updates
+        try:
+            await workflow.wait_condition(lambda: self._updates != seen, timeout=IDLE, timeout_summary="idle")
+        except TimeoutError:
+            return workflow.all_handlers_finished()
+        return False
 
     @workflow.update(description="Asks for the deletion of keys. Answers how many of them, from the first on, may go.")
     async def permit(self, request: PermitRequest) -> PermitAnswer:
@@ -86,7 +90,7 @@ class RouteDeletions:
     @workflow.query(description="Deletions within the window, and what is held.")
     def progress(self) -> DeletionsProgress:
         granted = self._window.granted(workflow.time(), self._limits)
-        return DeletionsProgress(route=self._route, granted=granted, total=self._window.total, hold=self._window.hold)
+        return DeletionsProgress(route=self._route, granted=granted, peak=self._window.peak, hold=self._window.hold)
 
     async def _count(self, enough: int) -> None:
         request = CountInput(route=self._route, enough=enough)

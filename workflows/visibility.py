@@ -64,7 +64,7 @@ def _fenced(text: str) -> str:
 
 def deletions_details(progress: DeletionsProgress, limits: Limits) -> str:
     """Markdown for the Web UI: what was deleted lately, and what is held."""
-    of = "" if progress.total is None else f" of about {progress.total:,} replicas"
+    of = "" if progress.peak is None else f" (at most {progress.peak:,} replicas were counted)"
     lines = [
         f"{progress.granted:,} deletions{of} of route {_fenced(progress.route)} within {limits.window_s:g} s",
         f"- more than {limits.max_objects:,}, or {limits.max_percent:g} %, wait for an operator",

@@ -1,7 +1,8 @@
-"""The data store's layout: a collection names items, a bundle names files, a file manifest names one blob.
+"""The manifests of the HCA Data Store: blobs, files, bundles and collections, told apart by their keys.
 
-Blobs are named by their content, so a reference to one can never mean another. Keys that end in `dead` are tombstones
-and wait for nothing.
+The layout is that of HumanCellAtlas/data-store, `dss/storage/identifiers.py`; what each manifest names, that of
+`dss/events/handlers/sync.py` and `dss/api/collections.py` there. UUIDs and checksums are lower-case in keys, and may be
+written otherwise in manifests.
 """
 
 from __future__ import annotations
@@ -12,91 +13,141 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from replication.errors import InvalidManifest, UnknownKind
-from replication.manifests.documents import MAX_REFERENCES, load_json
-from replication.manifests.keys import Base, member
-from replication.manifests.pointers import Unresolved, check_pointer, plain, resolve
+from replication.manifests.documents import load, parse
+from replication.manifests.locations import Source, distinct, kind_of, shown
+from replication.manifests.pointers import ABSENT, pointer_steps, resolve
 from replication.manifests.references import Reference
+from replication.manifests.rule import ContentRule, Rule
 
-_BLOB_PARTS = ("sha256", "sha1", "s3-etag", "crc32c")
-_KEY = re.compile(r"(files|bundles|collections)/[^/]+\.[^/]+", re.DOTALL)
-_KINDS = {"file": "files", "bundle": "bundles", "collection": "collections"}
-_TOMBSTONE = "dead"
+Kind = Literal["files", "bundles", "collections"]
+
+_UUID = "[a-z0-9]{8}-[a-z0-9]{4}-[a-z0-9]{4}-[a-z0-9]{4}-[a-z0-9]{12}"
+_MANIFEST = re.compile(rf"(files|bundles|collections)/{_UUID}\.[^/]+")
+_TOMBSTONE = ".dead"
+_BLOBS = "blobs/"
+_CHECKSUMS = {
+    "sha256": re.compile("[a-z0-9]{64}"),
+    "sha1": re.compile("[a-z0-9]{40}"),
+    "s3-etag": re.compile("[a-z0-9]{32}(-[0-9]{1,5})?"),
+    "crc32c": re.compile("[a-z0-9]{8}"),
+}
+"""The members of a file manifest that make its blob's key, in their order there."""
 
 
 @dataclass(frozen=True, slots=True)
-class DssRule:
-    """Manifests of one kind: `files`, `bundles` or `collections`."""
+class DssRule(ContentRule):
+    """The rule of one kind of manifest."""
 
-    base: Base
-    kind: str
-    reads: Literal["content", "siblings"] = "content"
+    source: Source
+    kind: Kind
 
-    def references(self, key: str, content: bytes, content_encoding: str = "") -> tuple[Reference, ...]:
-        document = load_json(content, content_encoding)
-        match self.kind:
-            case "files":
-                found: Iterator[Reference] = iter([Reference(self.base.key(_blob_name(document)))])
-            case "bundles":
-                found = (
-                    self._manifest("files", item, f"files[{n}]") for n, item in enumerate(member(document, "files", list, "the bundle"))
-                )
-            case _:
-                items = member(document, "contents", list, "the collection")
-                found = (self._item(item, f"contents[{n}]") for n, item in enumerate(items))
-        return _unique(found)
+    def references(self, key: str, content: bytes, content_encoding: str) -> tuple[Reference, ...]:
+        document = _object(load(content, content_encoding), "the manifest")
+        named = {"files": self._of_file, "bundles": self._of_bundle, "collections": self._of_collection}[self.kind]
+        return distinct(named(document))
 
-    def siblings(self, key: str) -> str:
-        raise AssertionError("the manifests of this layout have content")
+    def _of_file(self, document: dict[str, Any]) -> Iterator[Reference]:
+        yield Reference(self.source.prefix + _blob_key(document))
 
-    def _manifest(self, folder: str, item: Any, where: str) -> Reference:
-        name = f"{folder}/{member(item, 'uuid', str, where)}.{member(item, 'version', str, where)}"
-        return Reference(self.base.key(name), "manifest")
+    def _of_bundle(self, document: dict[str, Any]) -> Iterator[Reference]:
+        for number, item in enumerate(_array(document, "files")):
+            yield self._manifest("files", item, f"files[{number}]")
 
-    def _item(self, item: Any, where: str) -> Reference:
-        folder = _KINDS.get(member(item, "type", str, where))
-        if folder is not None:
-            return self._manifest(folder, item, where)
-        pointer = plain(member(item, "fragment", str, where))
+    def _of_collection(self, document: dict[str, Any]) -> Iterator[Reference]:
+        for number, item in enumerate(_array(document, "contents")):
+            where = f"contents[{number}]"
+            match _text(_object(item, where), "type", where):
+                case "file" | "bundle" | "collection" as entity:
+                    yield self._manifest(f"{entity}s", item, where)
+                case _:
+                    yield self._manifest("files", item, where, _fragment(item, where))
+
+    def _manifest(self, kind: str, item: Any, where: str, pointer: str | None = None) -> Reference:
+        item = _object(item, where)
+        below = f"{kind}/{_text(item, 'uuid', where).lower()}.{_text(item, 'version', where)}"
+        if not _MANIFEST.fullmatch(below) or below.endswith(_TOMBSTONE):
+            raise InvalidManifest(f"{where}: {shown(below)} is no key of a manifest")
         try:
-            check_pointer(pointer)
-        except ValueError as error:
-            raise InvalidManifest(f"{where}.fragment {error}") from None
-        return Reference(self._manifest("files", item, where).key, "manifest", pointer)
+            return Reference(self.source.key(below), "manifest", pointer)
+        except ValueError as wrong:
+            raise InvalidManifest(f"{where}: {wrong}") from None
 
 
-def dss_rule(base: Base, name: str) -> DssRule | None:
-    """The rule of a name below the route's prefix; None for blobs and tombstones. Raises `UnknownKind`."""
-    if name.startswith("blobs/") or name.endswith(_TOMBSTONE):
-        return None
-    match = _KEY.fullmatch(name)
-    if match is None:
-        raise UnknownKind("the key is no blob, file, bundle or collection, so what it waits for is not known")
-    return DssRule(base, match[1])
+@dataclass(frozen=True, slots=True)
+class DssRules:
+    """Which rule is a key's."""
+
+    files: DssRule
+    bundles: DssRule
+    collections: DssRule
+
+    def claim(self, below: str) -> Rule | None:
+        """The rule of a key below the prefix; None for blobs and tombstones. Raises `UnknownKind` for anything else."""
+        if below.startswith(_BLOBS) or below.endswith(_TOMBSTONE):
+            return None
+        match (named := _MANIFEST.fullmatch(below)) and named[1]:
+            case "files":
+                return self.files
+            case "bundles":
+                return self.bundles
+            case "collections":
+                return self.collections
+        raise UnknownKind(f"{shown(below)} is no blob, file, bundle, collection or tombstone of the data store")
+
+
+def dss_rules(source: Source) -> DssRules:
+    return DssRules(DssRule(source, "files"), DssRule(source, "bundles"), DssRule(source, "collections"))
 
 
 def blob_key_of(file_manifest: bytes) -> str:
-    """The name, below the prefix, of the blob that a file manifest names. Raises `InvalidManifest`."""
-    return _blob_name(load_json(file_manifest))
+    """The key, below the route's prefix, of the blob that a file manifest describes. Raises `InvalidManifest`."""
+    return _blob_key(_object(parse(file_manifest), "the manifest"))
 
 
 def pointer_resolves(document: bytes, pointer: str) -> bool:
-    """Whether a JSON document holds what the pointer names; one that is no JSON document holds nothing."""
+    """Whether the JSON pointer leads to something, which may be null. Nothing can be found in what is no JSON."""
     try:
-        resolve(load_json(document), pointer)
-    except (InvalidManifest, Unresolved):
+        return resolve(parse(document), pointer_steps(pointer)) is not ABSENT
+    except (InvalidManifest, ValueError):
         return False
-    return True
 
 
-def _blob_name(document: Any) -> str:
-    parts = [member(document, part, str, "the file manifest") for part in _BLOB_PARTS]
-    return "blobs/" + ".".join(parts).lower()
+def _blob_key(document: dict[str, Any]) -> str:
+    return _BLOBS + ".".join(_checksum(document, name, pattern) for name, pattern in _CHECKSUMS.items())
 
 
-def _unique(references: Iterator[Reference]) -> tuple[Reference, ...]:
-    found: dict[Reference, None] = {}
-    for reference in references:
-        found[reference] = None
-        if len(found) > MAX_REFERENCES:
-            raise InvalidManifest(f"the manifest has more than {MAX_REFERENCES} references")
-    return tuple(found)
+def _checksum(document: dict[str, Any], name: str, pattern: re.Pattern[str]) -> str:
+    value = _text(document, name, "the manifest").lower()
+    if not pattern.fullmatch(value):
+        raise InvalidManifest(f"{name}: {shown(value)} has not the form of one")
+    return value
+
+
+def _fragment(item: dict[str, Any], where: str) -> str:
+    fragment = _text(item, "fragment", where, empty=True)
+    try:
+        pointer_steps(fragment)
+    except ValueError as wrong:
+        raise InvalidManifest(f"{where}.fragment {wrong}") from None
+    return fragment
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidManifest(f"{where} is {kind_of(value)}, and must be an object")
+    return value
+
+
+def _array(document: dict[str, Any], name: str) -> list[Any]:
+    value = document.get(name)
+    if not isinstance(value, list):
+        raise InvalidManifest(f"{name} is {kind_of(value) if name in document else 'missing'}, and must be an array")
+    return value
+
+
+def _text(item: dict[str, Any], name: str, where: str, *, empty: bool = False) -> str:
+    value = item.get(name)
+    if not isinstance(value, str) or (not value and not empty):
+        found = "missing" if name not in item else "empty" if value == "" else kind_of(value)
+        raise InvalidManifest(f"{where}: {name} is {found}, and must be text")
+    return value

@@ -13,9 +13,11 @@ from collections.abc import Iterable
 
 
 def encode_missing(missing: Iterable[int], total: int) -> str:
-    """The code of some of the numbers 0 to `total` - 1."""
+    """The code of some of the numbers 0 to `total` - 1, in any order. Raises ValueError for any other number."""
     bitmap = bytearray(-(-total // 8))
     for index in missing:
+        if not 0 <= index < total:
+            raise ValueError(f"{index} is not one of {total} references")
         bitmap[index >> 3] |= 1 << (index & 7)
     return base64.b85encode(zlib.compress(bytes(bitmap), 6)).decode("ascii")
 

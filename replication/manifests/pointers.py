@@ -1,42 +1,46 @@
-"""JSON pointers (RFC 6901)."""
+"""JSON pointers, exactly as RFC 6901 has them; also in their URI form, `#/…`, percent-encoded."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
-_INDEX = re.compile(r"0|[1-9][0-9]*")
-_ESCAPE = re.compile(r"~(?![01])")
+ABSENT: Final = object()
+"""What a pointer resolves to where there is nothing; null is something."""
+
+_BAD_ESCAPE = re.compile(r"~(?![01])")
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_INDEX = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
-class Unresolved(LookupError):
-    """The pointer names nothing in this document."""
+def pointer_steps(pointer: str) -> tuple[str, ...]:
+    """The reference tokens; none for the whole document. Raises ValueError for what is no pointer."""
+    text = _from_fragment(pointer[1:]) if pointer.startswith("#") else pointer
+    if text and not text.startswith("/"):
+        raise ValueError("is no JSON pointer: must be empty or start with '/'")
+    if _BAD_ESCAPE.search(text):
+        raise ValueError("is no JSON pointer: '~' must be written as '~0'")
+    return tuple(step.replace("~1", "/").replace("~0", "~") for step in text.split("/")[1:])
 
 
-def check_pointer(pointer: str) -> str:
-    """Returns a well-formed pointer, or raises ValueError."""
-    if pointer and not pointer.startswith("/"):
-        raise ValueError("is no JSON pointer: one starts with a slash")
-    if _ESCAPE.search(pointer):
-        raise ValueError("is no JSON pointer: ~ is written ~0, and a slash in a name ~1")
-    return pointer
+def _from_fragment(fragment: str) -> str:
+    try:
+        if not _BAD_PERCENT.search(fragment):
+            return unquote(fragment, errors="strict")
+    except UnicodeError:
+        pass
+    raise ValueError("is no JSON pointer: its percent-encoding is broken")
 
 
-def plain(pointer: str) -> str:
-    """The pointer of its URI fragment form (`#/a%20b`), or itself."""
-    return unquote(pointer[1:]) if pointer.startswith("#") else pointer
-
-
-def resolve(document: Any, pointer: str) -> Any:
-    """What the pointer names. Raises `Unresolved`, and ValueError for what is no pointer."""
-    found = document
-    for token in check_pointer(pointer).split("/")[1:]:
-        name = token.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, dict) and name in found:
-            found = found[name]
-        elif isinstance(found, list) and _INDEX.fullmatch(name) and int(name) < len(found):
-            found = found[int(name)]
+def resolve(document: Any, steps: tuple[str, ...]) -> Any:
+    """What the steps lead to, or `ABSENT`."""
+    at = document
+    for step in steps:
+        if isinstance(at, dict) and step in at:
+            at = at[step]
+        elif isinstance(at, list) and _INDEX.fullmatch(step) and int(step) < len(at):
+            at = at[int(step)]
         else:
-            raise Unresolved(pointer)
-    return found
+            return ABSENT
+    return at

@@ -1,171 +1,239 @@
-"""Table formats: Iceberg metadata, Delta Lake logs, and markers that a job writes last.
+"""The rules of table formats: Iceberg metadata, the Delta Lake log, and markers that say that a directory is complete.
 
-Only what stands in JSON is read: an Iceberg manifest list, which is Avro, is a plain object here that table metadata names.
-https://iceberg.apache.org/spec/#table-metadata
-https://github.com/delta-io/delta/blob/master/PROTOCOL.md#delta-log-entries
+Only what stands in JSON is read: Avro and Parquet files that name other files (manifest lists, manifests, checkpoints) are
+plain objects here. The formats are those of https://iceberg.apache.org/spec/ and
+https://github.com/delta-io/delta/blob/master/PROTOCOL.md.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 import uuid
-from base64 import b85decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from replication.errors import InvalidManifest
-from replication.manifests.documents import load_json, load_lines
-from replication.manifests.keys import Base, folder_of, member, unique
+from replication.manifests.documents import gunzip, is_gzip, parse, parse_lines, unpack
+from replication.manifests.locations import Source, directory_of, distinct, is_uri, kind_of, shown
 from replication.manifests.references import Reference
+from replication.manifests.rule import ContentRule, SiblingsRule
 
-ICEBERG_MATCH = "**/metadata/*.metadata.json"
-DELTA_MATCH = ("**/_delta_log/*.json", "**/_delta_log/_last_checkpoint")
-SUCCESS_MATCH = "**/_SUCCESS"
+T = TypeVar("T")
 
-_COMMIT = re.compile(r"([0-9]{20})\.json")
-_LAST_CHECKPOINT = "_last_checkpoint"
+ICEBERG_NAMES = re.compile(r".*\.json(?:\.gz)?", re.DOTALL)
+"""What can be table metadata; it stands among Avro and Puffin files."""
+DELTA_NAMES = re.compile(
+    r"((?:.*/)?_delta_log/)(?:([0-9]{20})\.json|[0-9]{20}\.checkpoint\.[^/.]+\.json|[0-9]{20}\.[0-9]{20}\.compacted\.json|(_last_checkpoint))",
+    re.DOTALL,
+)
+"""The log's directory; a commit with its number, a JSON checkpoint, a compacted log, or the pointer to a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
-class IcebergRule:
-    """`*.metadata.json`: manifest lists, the manifests of format 1, older metadata, and statistics."""
+class SuccessRule(SiblingsRule):
+    """A marker such as `_SUCCESS` waits for everything below its own directory."""
 
-    base: Base
-    reads: Literal["content", "siblings"] = "content"
-
-    def references(self, key: str, content: bytes, content_encoding: str = "") -> tuple[Reference, ...]:
-        document = load_json(content, content_encoding)
-        if not isinstance(document, dict) or "format-version" not in document:
-            raise InvalidManifest("the document is no Iceberg table metadata: it has no format-version")
-        return unique((self.base.key(name) for name in _iceberg_names(document)), "object")
+    source: Source
 
     def siblings(self, key: str) -> str:
-        raise AssertionError("table metadata has content")
+        return self.source.prefix + directory_of(self.source.below(key))
 
 
-def _iceberg_names(document: dict[str, Any]) -> Iterator[str]:
-    for number, snapshot in enumerate(_list(document, "snapshots")):
-        where = f"snapshots[{number}]"
-        if "manifest-list" in snapshot:
-            yield member(snapshot, "manifest-list", str, where)
-        yield from (_text(name, f"{where}.manifests") for name in _list(snapshot, "manifests"))
-    for number, entry in enumerate(_list(document, "metadata-log")):
-        yield member(entry, "metadata-file", str, f"metadata-log[{number}]")
-    for section in ("statistics", "partition-statistics"):
-        for number, entry in enumerate(_list(document, section)):
-            yield member(entry, "statistics-path", str, f"{section}[{number}]")
+# --- Iceberg ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class DeltaRule:
-    """A commit of `_delta_log`: the files it adds, and the commit before it; `_last_checkpoint`: its checkpoint.
+class IcebergRule(ContentRule):
+    """Table metadata names the manifest lists (in version 1, also the manifests) of its snapshots, older metadata, and
+    statistics files.
 
-    A key that no replica of the commit before can exist for (the log was cleaned up at the source) is not asked for:
-    the chain ends where the source's own log begins, which the first missing commit of a stalled table tells.
+    A path is a URI of the source's bucket; or it stands below the table's `location`, which means the directory around the
+    metadata's own; or it is relative to that location (version 4).
     """
 
-    base: Base
-    reads: Literal["content", "siblings"] = "content"
+    source: Source
 
-    def references(self, key: str, content: bytes, content_encoding: str = "") -> tuple[Reference, ...]:
-        name = self.base.below(key)
-        log = folder_of(name)
-        table = folder_of(log[:-1])
-        if name.endswith(_LAST_CHECKPOINT):
-            names = _checkpoint_names(load_json(content, content_encoding), log)
-            return unique((self.base.key(part) for part in names), "object")
-        added = [self._file(path, table) for path in _delta_paths(load_lines(content, content_encoding))]
-        return (*self._before(name, log), *unique(added, "object"))
+    def references(self, key: str, content: bytes, content_encoding: str) -> tuple[Reference, ...]:
+        data = unpack(content, content_encoding)
+        document = _object(parse(gunzip(data) if is_gzip(data) else data), "the metadata")
+        if not isinstance(document.get("format-version"), int):
+            raise InvalidManifest("is no Iceberg metadata: has no format-version")
+        location, table = _optional(document, "location", str, ""), _table_of(self.source.below(key))
+        paths = _iceberg_paths(document)
+        return distinct(_reference(where, path, lambda text: self._key(text, location, table)) for where, path in paths)
 
-    def siblings(self, key: str) -> str:
-        raise AssertionError("a commit has content")
-
-    def _before(self, name: str, log: str) -> list[Reference]:
-        match = _COMMIT.fullmatch(name[len(log) :])
-        if match is None or int(match[1]) == 0:
-            return []
-        return [Reference(self.base.key(f"{log}{int(match[1]) - 1:020d}.json"), "manifest")]
-
-    def _file(self, path: str, table: str) -> str:
-        return self.base.key(path if "://" in path[:8] else table + path)
+    def _key(self, path: str, location: str, table: str) -> str:
+        root = location.rstrip("/") + "/"
+        if location and path.startswith(root) and not self.source.has_uri(path):
+            return self.source.key(table + path[len(root) :])
+        if (full := self.source.of_uri(path)) is not None:
+            return self.source.checked(full)
+        if path.startswith("/") or is_uri(path):
+            raise ValueError(f"{shown(path)} is not below the table's location")
+        if self.source.has_uri(location):
+            return self._key(f"{location}/{path}", location, table)
+        return self.source.key(table + path)
 
 
-def _delta_paths(actions: list[Any]) -> Iterator[str]:
-    for number, action in enumerate(actions, start=1):
-        if not isinstance(action, dict):
-            raise InvalidManifest(f"line {number} of the commit is no action")
-        for kind in ("add", "cdc"):
-            if kind in action:
-                yield unquote(member(action[kind], "path", str, f"line {number}: {kind}"))
-        vector = action.get("add", {}).get("deletionVector") if isinstance(action.get("add"), dict) else None
-        if vector is not None:
-            yield from _vector_path(vector, f"line {number}: deletionVector")
+def _table_of(metadata: str) -> str:
+    """The directory around `metadata/`."""
+    directory = directory_of(metadata)
+    return directory_of(directory[:-1]) if directory.split("/")[-2:-1] == ["metadata"] else directory
 
 
-def _vector_path(vector: Any, where: str) -> Iterator[str]:
-    """Inline vectors have no file; `u` is an encoded UUID behind a random prefix, `p` an absolute path."""
-    storage, name = member(vector, "storageType", str, where), member(vector, "pathOrInlineDv", str, where)
-    if storage == "p":
-        yield unquote(name)
-    elif storage == "u":
-        prefix, encoded = name[:-20], name[-20:]
-        try:
-            identity = uuid.UUID(bytes=_z85(encoded))
-        except ValueError:
-            raise InvalidManifest(f"{where} has no encoded UUID") from None
-        yield f"{prefix}/deletion_vector_{identity}.bin" if prefix else f"deletion_vector_{identity}.bin"
-    elif storage != "i":
-        raise InvalidManifest(f"{where} has an unknown storageType")
+def _iceberg_paths(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for where, snapshot in _objects(document, "snapshots"):
+        if snapshot.get("manifest-list") is not None:
+            yield f"{where}.manifest-list", snapshot["manifest-list"]
+        else:
+            for number, path in enumerate(_list(snapshot, "manifests")):
+                yield f"{where}.manifests[{number}]", path
+    for name, member in (("metadata-log", "metadata-file"), ("statistics", "statistics-path"), ("partition-statistics", "statistics-path")):
+        yield from ((f"{where}.{member}", item.get(member)) for where, item in _objects(document, name))
 
 
-_Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
-_B85 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
-_TO_B85 = str.maketrans(_Z85, _B85)
-
-
-def _z85(text: str) -> bytes:
-    if any(character not in _Z85 for character in text):
-        raise ValueError("is no Z85")
-    return b85decode(text.translate(_TO_B85))
-
-
-def _checkpoint_names(document: Any, log: str) -> list[str]:
-    version = member(document, "version", int, "_last_checkpoint")
-    parts = document.get("parts")
-    if parts is None:
-        return [f"{log}{version:020d}.checkpoint.parquet"]
-    if not isinstance(parts, int) or isinstance(parts, bool) or not 1 <= parts <= 100_000:
-        raise InvalidManifest("_last_checkpoint has parts that are no number of parts")
-    return [f"{log}{version:020d}.checkpoint.{part:010d}.{parts:010d}.parquet" for part in range(1, parts + 1)]
+# --- Delta Lake ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class SuccessRule:
-    """A marker that is written last: everything that the source lists in its folder, and below, must stand before it."""
+class DeltaRule(ContentRule):
+    """A commit names the commit before it, and the data files, change files and deletion vectors that it adds; what it
+    removes may be gone. `_last_checkpoint` names the files of its checkpoint."""
 
-    base: Base
-    reads: Literal["content", "siblings"] = "siblings"
+    source: Source
 
-    def references(self, key: str, content: bytes, content_encoding: str = "") -> tuple[Reference, ...]:
-        raise AssertionError("a marker says nothing")
+    def references(self, key: str, content: bytes, content_encoding: str) -> tuple[Reference, ...]:
+        name = DELTA_NAMES.fullmatch(self.source.below(key))
+        if name is None:
+            raise InvalidManifest("is no JSON file of a Delta log")
+        data = unpack(content, content_encoding)
+        if name[3]:
+            return distinct(self._checkpoint(name[1], _object(parse(data), "the pointer")))
+        return distinct(self._actions(name[1], int(name[2] or 0), data))
 
-    def siblings(self, key: str) -> str:
-        """The prefix of what the marker waits for. The marker itself, and other markers, are for the caller to leave out."""
-        return folder_of(key)
+    def _actions(self, log: str, number: int, data: bytes) -> Iterator[Reference]:
+        if number > 0:
+            yield Reference(self.source.prefix + f"{log}{number - 1:020d}.json", "manifest")
+        table = log.removesuffix("_delta_log/")
+        for line, action in parse_lines(data):
+            _object(action, f"line {line}")
+            for kind in ("add", "cdc"):
+                yield from self._file(table, _optional(action, kind, dict, None), f"line {line}: {kind}")
+            if (sidecar := _optional(action, "sidecar", dict, None)) is not None:
+                yield self._sidecar(log, sidecar, f"line {line}: sidecar")
+
+    def _file(self, table: str, action: dict[str, Any] | None, where: str) -> Iterator[Reference]:
+        if action is None:
+            return
+        yield _reference(f"{where}.path", action.get("path"), lambda path: self._key(table, path))
+        vector = _optional(action, "deletionVector", dict, None)
+        if vector is None or vector.get("storageType") == "i":
+            return
+        forms: dict[Any, Callable[[str], str]] = {
+            "u": lambda name: self.source.key(table + _vector_path(name)),
+            "p": lambda path: self._key(table, path),
+        }
+        storage = vector.get("storageType")
+        if not isinstance(storage, str) or storage not in forms:
+            raise InvalidManifest(f"{where}.deletionVector has the storageType {shown(storage)}, which is not one of u, p, i")
+        yield _reference(f"{where}.deletionVector.pathOrInlineDv", vector.get("pathOrInlineDv"), forms[storage])
+
+    def _key(self, table: str, path: str) -> str:
+        """Of a path as actions have it: percent-encoded, a URI or relative to the table."""
+        if (full := self.source.of_uri(path)) is not None:
+            return self.source.checked(_decoded(full))
+        if path.startswith("/") or is_uri(path):
+            raise ValueError(f"{shown(path)} is neither relative to the table nor in an object store")
+        return self.source.key(table + _decoded(path))
+
+    def _sidecar(self, log: str, sidecar: dict[str, Any], where: str) -> Reference:
+        """Sidecars always stand in the log's own directory of them, however their path is written."""
+        return _reference(
+            f"{where}.path", sidecar.get("path"), lambda path: self.source.key(f"{log}_sidecars/{_decoded(path).rpartition('/')[2]}")
+        )
+
+    def _checkpoint(self, log: str, document: dict[str, Any]) -> Iterator[Reference]:
+        version, parts = _count(document, "version", 0, 10**20 - 1), document.get("parts")
+        if (v2 := _optional(document, "v2Checkpoint", dict, None)) is not None:
+            yield _reference("v2Checkpoint.path", v2.get("path"), lambda name: self.source.key(log + name))
+            yield from (self._sidecar(log, item, where) for where, item in _objects(v2, "sidecarFiles"))
+        elif parts is None:
+            yield Reference(self.source.prefix + f"{log}{version:020d}.checkpoint.parquet")
+        else:
+            for part in range(1, 1 + (total := _count(document, "parts", 1, _MAX_PARTS))):
+                yield Reference(self.source.prefix + f"{log}{version:020d}.checkpoint.{part:010d}.{total:010d}.parquet")
 
 
-def _list(value: Any, name: str) -> list[Any]:
-    found = value.get(name) if isinstance(value, dict) else None
-    if found is None:
-        return []
-    if not isinstance(found, list):
-        raise InvalidManifest(f"{name} is no list")
-    return found
+_MAX_PARTS = 100_000
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_VECTOR = re.compile(r"(.*)([0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{20})", re.DOTALL)
+_Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+_B85 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
+_Z85_TO_B85 = str.maketrans(_Z85, _B85)
+"""Delta's base85 is that of ZeroMQ, Python's that of RFC 1924: the same but for the alphabet."""
 
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidManifest(f"{where} holds something that is no text")
+def _vector_path(name: str) -> str:
+    """The file of a deletion vector, relative to the table, from its optional directory and encoded UUID."""
+    if not (parts := _VECTOR.fullmatch(name)):
+        raise ValueError(f"{shown(name)} does not end in 20 characters of base85")
+    identity = uuid.UUID(bytes=base64.b85decode(parts[2].translate(_Z85_TO_B85)))
+    return f"{parts[1]}{'/' if parts[1] else ''}deletion_vector_{identity}.bin"
+
+
+def _decoded(path: str) -> str:
+    try:
+        if not _BAD_PERCENT.search(path):
+            return unquote(path, errors="strict")
+    except UnicodeError:
+        pass
+    raise ValueError(f"{shown(path)} is not percent-encoded UTF-8")
+
+
+# --- what stands in documents ----------------------------------------------------------------------------------------
+
+
+def _reference(where: str, value: Any, key_of: Callable[[str], str]) -> Reference:
+    if not isinstance(value, str) or not value:
+        raise InvalidManifest(f"{where} is {kind_of(value) if value != '' else 'empty'}, and must be a path")
+    try:
+        return Reference(key_of(value))
+    except ValueError as wrong:
+        raise InvalidManifest(f"{where}: {wrong}") from None
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidManifest(f"{where} is {kind_of(value)}, and must be an object")
+    return value
+
+
+def _list(document: dict[str, Any], name: str) -> list[Any]:
+    return _optional(document, name, list, [])
+
+
+def _optional(document: dict[str, Any], name: str, kind: type[Any], default: T) -> T:
+    """A member of this type; `default` where it is missing or null."""
+    value = document.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        raise InvalidManifest(f"{name} is {kind_of(value)}, and must be {kind_of(kind())}")
+    return value  # type: ignore[no-any-return]
+
+
+def _objects(document: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each element of an optional array of objects, and where it stands."""
+    for number, item in enumerate(_list(document, name)):
+        where = f"{name}[{number}]"
+        yield where, _object(item, where)
+
+
+def _count(document: dict[str, Any], name: str, least: int, most: int) -> int:
+    value = document.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise InvalidManifest(f"{name} is {shown(value)}, and must be a whole number from {least} to {most}")
     return value

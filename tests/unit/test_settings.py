@@ -205,6 +205,22 @@ def test_a_document_that_is_no_mapping_is_refused(source: object) -> None:
         (document(routes=[route(deletes={"mode": "all"})]), "routes[0].deletes.mode: must be 'ignore' or 'mirror'"),
         (document(routes=[route(dependencies="hca")]), "routes[0].dependencies: must be 'none', 'dss', 'iceberg', 'delta' or 'success'"),
         (document(routes=[route(dependencies=[{}])]), "routes[0].dependencies[0].match: is required"),
+        (
+            document(routes=[route(dependencies=[{"match": "*.json"}])]),
+            "routes[0].dependencies[0]: a rule of kind json says in 'references' where the names of other objects stand",
+        ),
+        (
+            document(routes=[route(dependencies=[{"match": "*", "kind": "delta", "references": "$.a"}])]),
+            "routes[0].dependencies[0]: a rule of kind delta knows where names stand: it takes no 'references'",
+        ),
+        (
+            document(routes=[route(dependencies=[{"match": "*", "references": ["$.a", "b"]}])]),
+            "routes[0].dependencies[0].references[1]: must be a JSON path, which starts with '$', or a JSON pointer, which starts with '/'",
+        ),
+        (
+            document(routes=[route(dependencies=[{"match": "*", "references": "$.a", "key": "data/{value"}])]),
+            "routes[0].dependencies[0].key: has a { without its other half (write {{ for a literal brace)",
+        ),
         (document(routes=[route(foreign="burn")]), "routes[0].foreign: must be 'overwrite', 'keep' or 'conflict'"),
         (document(routes=[route(include=["a["])]), "routes[0].include[0]: has a [ without its ] (write [[] for a literal bracket)"),
         (document(routes=[route(internal=[""])]), "routes[0].internal[0]: is empty, and would keep every key from replicating"),
