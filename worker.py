@@ -24,7 +24,7 @@ from temporalio.worker import Worker
 
 from activities import metrics
 from activities._boundary import Boundary
-from activities.deletions import DeletionActivities, Permits
+from activities.deletions import Permits
 from activities.housekeeping import HousekeepingActivities
 from activities.objects import AwaitObjects, ObjectActivities
 from ledger.receipts import Receipts
@@ -46,12 +46,11 @@ WORKFLOWS: Sequence[type] = (ReplicateObject, RouteDeletions, Housekeeping)
 
 def build_workers(client: Client, settings: Settings, stores: Stores, receipts: Receipts, role: str) -> list[Worker]:
     """The workers of a role, not yet running."""
-    permits, deletions = Permits(client, settings), DeletionActivities(settings, stores)
+    permits = Permits(client, settings, stores)
     objects = ObjectActivities(settings, stores, receipts, permits, _await_objects(client, settings.temporal.control_queue))
     sweeps = HousekeepingActivities(settings, stores, client)
     control: list[Callable[..., Any]] = [
         objects.settle_object, objects.complete_copy, objects.abort_copy, sweeps.list_routes, sweeps.sweep_orphans,
-        deletions.count_replicas,
     ]  # fmt: skip
     transfer: list[Callable[..., Any]] = [objects.copy_object, objects.copy_part_run]
     workers = []

@@ -1,27 +1,29 @@
-"""Permits for deletions: asked of the route's `RouteDeletions` workflow, many in one request, and what that needs counted."""
+"""Permits for deletions: asked of the route's `RouteDeletions` workflow, many keys in one request."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from temporalio import activity
 from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
-from activities._progress import pulse
-from replication.deletions import CountInput, CountResult, DeletionsInput, Limits, PermitAnswer, PermitRequest
+from replication.deletions import Count, DeletionsInput, Limits, PermitAnswer, PermitRequest
+from replication.errors import ObjectError
 from replication.ids import deletions_id
 from replication.settings import Settings
 from stores.registry import Stores
 
+log = logging.getLogger("drayage.activity")
+
 KEYS_PER_REQUEST = 100
-ANSWER = timedelta(seconds=60)
-"""An answer may have to wait for the replicas to be counted."""
+ANSWER = timedelta(seconds=10)
+COUNTS = 3
 UNCOUNTED = "the replicas of the route are being counted, or could not be"
 
 
@@ -40,7 +42,8 @@ class Permits:
     A permit that is granted and not used is counted all the same: that stops a route too early, never too late.
     """
 
-    def __init__(self, client: Client, settings: Settings) -> None:
+    def __init__(self, client: Client, settings: Settings, stores: Stores) -> None:
+        self._stores = stores
         self._client = client
         self._settings = settings
         self._waiting: dict[str, list[tuple[str, asyncio.Future[Permit]]]] = defaultdict(list)
@@ -67,10 +70,22 @@ class Permits:
 
     async def _request(self, route: str, keys: list[str]) -> PermitAnswer:
         """An empty answer where nobody answers in time, or the replicas cannot be counted."""
-        limits = Limits.of(self._settings.route(route).settings.deletions)
+        limits, count = Limits.of(self._settings.route(route).settings.deletions), None
+        for _ in range(COUNTS):
+            answer = await self._update(route, PermitRequest(keys=keys, limits=limits, count=count))
+            if not answer.count:
+                return answer
+            try:
+                count = await self._count(route, answer.count)
+            except ObjectError as error:
+                log.warning("the replicas cannot be counted: %s", error, extra={"route": route, "reason": error.reason})
+                break
+        return PermitAnswer(granted=0)
+
+    async def _update(self, route: str, request: PermitRequest) -> PermitAnswer:
         start: Any = WithStartWorkflowOperation(
             "RouteDeletions",
-            DeletionsInput(route=route, limits=limits),
+            DeletionsInput(route=route, limits=request.limits),
             id=deletions_id(route),
             task_queue=self._settings.temporal.control_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
@@ -78,31 +93,17 @@ class Permits:
         )
         try:
             answer: PermitAnswer = await self._client.execute_update_with_start_workflow(
-                "permit",
-                PermitRequest(keys=keys, limits=limits),
-                start_workflow_operation=start,
-                result_type=PermitAnswer,
-                rpc_timeout=ANSWER,
+                "permit", request, start_workflow_operation=start, result_type=PermitAnswer, rpc_timeout=ANSWER
             )
         except (RPCError, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError):
             return PermitAnswer(granted=0)
         return answer
 
-
-class DeletionActivities:
-    """Built once per worker."""
-
-    def __init__(self, settings: Settings, stores: Stores) -> None:
-        self._settings = settings
-        self._stores = stores
-
-    @activity.defn(name="count_replicas")
-    async def count_replicas(self, input: CountInput) -> CountResult:
+    async def _count(self, route: str, enough: int) -> Count:
         """Objects at the destination of the route, up to `enough` of them."""
-        location, listed = self._settings.route(input.route).destination, 0
+        location, listed = self._settings.route(route).destination, 0
         async for page in self._stores.get(location.store).list_objects(location.bucket, location.prefix):
-            pulse().touch()
             listed += len(page)
-            if listed >= input.enough:
-                return CountResult(listed=listed, complete=False)
-        return CountResult(listed=listed, complete=True)
+            if listed >= enough:
+                return Count(listed=listed, complete=False)
+        return Count(listed=listed, complete=True)

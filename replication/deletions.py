@@ -74,17 +74,28 @@ class DeletionsInput(Payload):
     window: Window | None = None
 
 
+class Count(Payload):
+    """`listed` replicas; `complete` unless the count stopped early."""
+
+    listed: int
+    complete: bool
+
+
 class PermitRequest(Payload):
+    """Keys to be deleted, and the replicas as they were just counted, where the answer before asked for that."""
+
     keys: list[str]
     limits: Limits
+    count: Count | None = None
 
 
 class PermitAnswer(Payload):
     """`granted` keys of the request, from the first on; `reason` says why the others are held, and is empty where they
-    are to ask again in a moment."""
+    are to ask again in a moment. With `count`, nothing was decided: count that many replicas, and ask again."""
 
     granted: int
     reason: str = ""
+    count: int = 0
 
 
 class DeletionsProgress(Payload):
@@ -96,18 +107,6 @@ class DeletionsProgress(Payload):
     hold: Hold | None = None
 
 
-class CountInput(Payload):
-    route: str
-    enough: int
-
-
-class CountResult(Payload):
-    """`listed` replicas; `complete` unless the count stopped at `enough`."""
-
-    listed: int
-    complete: bool
-
-
 def needs_count(window: Window, asked: int, now: float, limits: Limits) -> int:
     """0, or how many replicas are to be counted at most: with so many, the share is no limit."""
     if window.hold is not None or limits.max_percent >= 100:
@@ -117,11 +116,12 @@ def needs_count(window: Window, asked: int, now: float, limits: Limits) -> int:
     return FREE + math.ceil(limits.max_objects * 100 / limits.max_percent)
 
 
-def counted(window: Window, listed: int, *, complete: bool, now: float, limits: Limits) -> Window:
-    """The window after a count. Unless `complete`, there are more replicas than matter."""
+def counted(window: Window, count: Count, now: float, limits: Limits) -> Window:
+    """The window after a count. Unless that was complete, there are more replicas than matter."""
+    listed = count.listed
     fresh = window.peak is not None and now - window.since <= limits.window_s
     peak = max(listed, window.peak or 0) if fresh else listed
-    left = listed - _floor(peak, limits) if complete else limits.max_objects
+    left = listed - _floor(peak, limits) if count.complete else limits.max_objects
     return window.model_copy(update={"peak": peak, "since": window.since if fresh else now, "left": left, "counted_at": now})
 
 

@@ -1,20 +1,17 @@
 """`RouteDeletions`: how many deletions a route makes, and the stop that only an operator lifts. One for each route.
 
-Runs while deletions are asked for; ends by itself when the window is empty and nothing is held.
+Runs while deletions are asked for; ends by itself when the window is empty and nothing is held. It starts no activity:
+those that ask wait for its answer in a worker's slot, and count replicas themselves when it tells them to.
 """
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.deletions import DeletionActivities
     from replication.deletions import (
-        CountInput,
         DeletionsInput,
         DeletionsProgress,
         PermitAnswer,
@@ -27,7 +24,6 @@ with workflow.unsafe.imports_passed_through():
     )
 
 from workflows import options
-from workflows.steps import Stop
 from workflows.visibility import PHASE, ROUTE, deletions_details
 
 IDLE = timedelta(minutes=1)
@@ -42,7 +38,6 @@ class RouteDeletions:
         self._route = input.route
         self._window = input.window or Window()
         self._limits = input.limits
-        self._turn = asyncio.Lock()
         self._updates = 0
         self._shown_held = False
 
@@ -68,38 +63,29 @@ class RouteDeletions:
         return False
 
     @workflow.update(description="Asks for the deletion of keys. Answers how many of them, from the first on, may go.")
-    async def permit(self, request: PermitRequest) -> PermitAnswer:
+    def permit(self, request: PermitRequest) -> PermitAnswer:
         self._updates += 1
-        async with self._turn:
-            self._limits = request.limits
-            if enough := needs_count(self._window, len(request.keys), workflow.time(), self._limits):
-                await self._count(enough)
-            granted, self._window = admit(self._window, request.keys, workflow.time(), self._limits)
-            self._show()
-            return PermitAnswer(granted=granted, reason=self._window.hold.reason if self._window.hold else "")
+        now, self._limits = workflow.time(), request.limits
+        if request.count is not None:
+            self._window = counted(self._window, request.count, now, self._limits)
+        elif enough := needs_count(self._window, len(request.keys), now, self._limits):
+            return PermitAnswer(granted=0, count=enough)
+        granted, self._window = admit(self._window, request.keys, now, self._limits)
+        self._show()
+        return PermitAnswer(granted=granted, reason=self._window.hold.reason if self._window.hold else "")
 
     @workflow.update(description="Lifts the stop. Answers what was held.")
-    async def approve(self) -> DeletionsProgress:
+    def approve(self) -> DeletionsProgress:
         self._updates += 1
-        async with self._turn:
-            held = self.progress()
-            self._window = approve(self._window)
-            self._show()
-            return held
+        held = self.progress()
+        self._window = approve(self._window)
+        self._show()
+        return held
 
     @workflow.query(description="Deletions within the window, and what is held.")
     def progress(self) -> DeletionsProgress:
         granted = self._window.granted(workflow.time(), self._limits)
         return DeletionsProgress(route=self._route, granted=granted, peak=self._window.peak, hold=self._window.hold)
-
-    async def _count(self, enough: int) -> None:
-        request = CountInput(route=self._route, enough=enough)
-        try:
-            found = await workflow.execute_activity_method(DeletionActivities.count_replicas, request, **options.SWEEP)
-        except ActivityError as error:
-            stop = Stop.of(error)
-            raise ApplicationError(f"the replicas cannot be counted: {stop.message}", type=stop.reason) from error
-        self._window = counted(self._window, found.listed, complete=found.complete, now=workflow.time(), limits=self._limits)
 
     def _show(self) -> None:
         workflow.set_current_details(deletions_details(self.progress(), self._limits))

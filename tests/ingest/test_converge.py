@@ -37,7 +37,7 @@ async def quiet(rig: Rig, timeout_s: float = 60.0) -> None:
     await eventually(lambda: rig.queue.left() == 0, timeout_s, interval_s=0.1)
 
     async def closed() -> bool:
-        query = f'DrayageRoute = "{rig.route}" AND ExecutionStatus = "Running"'
+        query = f'WorkflowType = "ReplicateObject" AND DrayageRoute = "{rig.route}" AND ExecutionStatus = "Running"'
         return not [run async for run in rig.client.list_workflows(query)]
 
     await eventually(closed, timeout_s, interval_s=0.1)

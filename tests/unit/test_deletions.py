@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replication.deletions import FREE, Limits, Window, admit, approve, counted, needs_count
+from replication.deletions import FREE, Count, Limits, Window, admit, approve, counted, needs_count
 
 LIMITS = Limits(max_objects=50, max_percent=50, window_s=600)
 ANY_SHARE = Limits(max_objects=50, max_percent=100, window_s=600)
@@ -47,7 +47,7 @@ def test_deletions_leave_the_window_with_time() -> None:
 def test_replicas_are_counted_once_until_the_room_that_was_counted_is_used_up() -> None:
     assert needs_count(Window(), 1, 0.0, LIMITS) == FREE + 100
     assert needs_count(Window(), 1, 0.0, ANY_SHARE) == 0
-    window = counted(Window(), 40, complete=True, now=0.0, limits=LIMITS)
+    window = counted(Window(), Count(listed=40, complete=True), 0.0, LIMITS)
     granted, window = admit(window, keys(15), 1.0, LIMITS)
     assert granted == 15
     assert needs_count(window, 5, 2.0, LIMITS) == 0
@@ -56,12 +56,12 @@ def test_replicas_are_counted_once_until_the_room_that_was_counted_is_used_up() 
 
 
 def test_many_more_replicas_than_the_number_leave_the_share_out() -> None:
-    window = counted(Window(), FREE + 100, complete=False, now=0.0, limits=LIMITS)
+    window = counted(Window(), Count(listed=FREE + 100, complete=False), 0.0, LIMITS)
     assert admit(window, keys(50), 0.0, LIMITS)[0] == 50
 
 
 def test_more_than_half_of_the_route_is_stopped_and_named_so() -> None:
-    window = counted(Window(), 30, complete=True, now=0.0, limits=LIMITS)
+    window = counted(Window(), Count(listed=30, complete=True), 0.0, LIMITS)
     granted, window = admit(window, keys(24), 0.0, LIMITS)
     assert granted == 15
     assert window.hold is not None
@@ -69,17 +69,17 @@ def test_more_than_half_of_the_route_is_stopped_and_named_so() -> None:
 
 
 def test_a_few_of_a_few_may_always_go() -> None:
-    window = counted(Window(), 3, complete=True, now=0.0, limits=LIMITS)
+    window = counted(Window(), Count(listed=3, complete=True), 0.0, LIMITS)
     assert admit(window, keys(3), 0.0, LIMITS)[0] == 3
 
 
 def test_permits_that_may_be_unused_hold_nothing_before_a_second_count() -> None:
-    window = counted(Window(), 30, complete=True, now=0.0, limits=LIMITS)
+    window = counted(Window(), Count(listed=30, complete=True), 0.0, LIMITS)
     _, window = admit(window, keys(14), 0.0, LIMITS)
-    window = counted(window, 30, complete=True, now=1.0, limits=LIMITS)
+    window = counted(window, Count(listed=30, complete=True), 1.0, LIMITS)
     granted, window = admit(window, keys(5), 1.0, LIMITS)
     assert (granted, window.hold) == (1, None)
-    window = counted(window, 15, complete=True, now=20.0, limits=LIMITS)
+    window = counted(window, Count(listed=15, complete=True), 20.0, LIMITS)
     granted, window = admit(window, keys(4), 20.0, LIMITS)
     assert granted == 0
     assert window.hold is not None
@@ -90,7 +90,7 @@ def test_objects_that_come_and_go_are_no_mass_deletion() -> None:
     for turn in range(200):
         now = float(turn)
         if needs_count(window, 1, now, generous):
-            window = counted(window, 40, complete=True, now=now, limits=generous)
+            window = counted(window, Count(listed=40, complete=True), now, generous)
         granted, window = admit(window, ["k"], now, generous)
         assert (granted, window.hold) == (1, None)
 
@@ -111,7 +111,7 @@ def test_no_window_loses_more_than_the_limits_allow(steps: list[tuple[float, int
         unused = [(at, count) for at, count in unused if at > now - 9.0]
         standing += new
         if enough := needs_count(window, asked, now, LIMITS):
-            window = counted(window, min(standing, enough), complete=standing < enough, now=now, limits=LIMITS)
+            window = counted(window, Count(listed=min(standing, enough), complete=standing < enough), now, LIMITS)
         highest = max(highest, standing)
         number, window = admit(window, keys(asked), now, LIMITS)
         assert 0 <= number <= asked
