@@ -120,6 +120,14 @@ def parse_sqs_body(text: str) -> list[Outcome]:
         return [Quarantined(refused.reason)]
 
 
+def load_document(text: str) -> dict[str, Any] | Quarantined:
+    """One JSON object, read as strictly as every body here; or why it is none."""
+    try:
+        return _load(text)
+    except _Refused as refused:
+        return Quarantined(refused.reason)
+
+
 def _unwrapped(text: str) -> dict[str, Any]:
     document = _load(text)
     for _ in range(MAX_UNWRAPS):

@@ -20,6 +20,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from embedded import ports
 from embedded.fake_gcs import FakeGcs
 from embedded.moto import MotoServer
+from embedded.pubsub import PubSubEmulator
 from embedded.seaweedfs import SeaweedFS
 from embedded.server import Server, ServerMissingError
 from embedded.temporal import TemporalServer
@@ -70,6 +71,12 @@ def seaweed_b() -> Iterator[SeaweedFS]:
 @pytest.fixture(scope="session")
 def fake_gcs() -> Iterator[FakeGcs]:
     with running(FakeGcs()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pubsub() -> Iterator[PubSubEmulator]:
+    with running(PubSubEmulator()) as server:
         yield server
 
 
