@@ -62,6 +62,4 @@ def _program() -> Path:
     for root in roots:
         if (root / PROGRAM).is_file():
             return root / PROGRAM
-    raise ServerMissingError(
-        "the Pub/Sub emulator is not installed; it comes with the Google Cloud command line (google-cloud-cli-pubsub-emulator)"
-    )
+    raise ServerMissingError("the Pub/Sub emulator is not installed; it comes beside gcloud (package google-cloud-cli-pubsub-emulator)")

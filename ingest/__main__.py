@@ -9,33 +9,35 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ingest import metrics
 from ingest.dispatch import Dispatcher, routes_by_bucket
-from ingest.health import Health, serve_health
+from ingest.health import Health, Report, serve_health
 from ingest.operator_messages import replicas_of
+from ingest.pubsub import PubSubIngestor
 from ingest.sqs import SqsIngestor, client_credentials
+from ingest.watch import WatchIngestor
+from ingest.webhook import Webhook
 from replication.errors import SettingsError
-from replication.ingest_settings import IngestSettings
+from replication.ingest_settings import IngestSettings, WatchSettings
 from replication.logs import configure_logging
+from replication.secrets import resolve_secret
 from replication.settings import Settings, load_settings
+from replication.store_settings import FileSettings
+from stores.registry import Stores
 from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, leave, prometheus_runtime
 
 log = logging.getLogger("drayage.ingest")
 
-ABSENT_KINDS = ("pubsub", "watch", "webhook")
-"""Sections that the configuration knows and this release has no ingestor for."""
-
 
 def ingest_problems(settings: IngestSettings) -> list[str]:
     """What keeps these ingestors from running, one line for each field."""
-    absent = [name for name in ABSENT_KINDS if getattr(settings, name)]
-    problems = [f"ingest.{name}: this release has no such ingestor" for name in absent]
-    if not problems and not settings.sqs:
-        problems = ["ingest: nothing is configured to take events from"]
-    return problems
+    if not (settings.sqs or settings.pubsub or settings.watch or settings.webhook):
+        return ["ingest: nothing is configured to take events from"]
+    return []
 
 
 async def run_ingestors(settings: Settings, environ: Mapping[str, str], stop: asyncio.Event) -> None:
@@ -45,32 +47,75 @@ async def run_ingestors(settings: Settings, environ: Mapping[str, str], stop: as
         raise SettingsError(problems)
     for number, queue in enumerate(ingest.sqs):
         client_credentials(queue, environ, f"ingest.sqs[{number}]")
+    token = resolve_secret(ingest.webhook.token, environ, field="ingest.webhook.token") if ingest.webhook else ""
     runtime = prometheus_runtime(ingest.metrics)
     metrics.bind(runtime.metric_meter)
     client = await connect(settings.temporal, environ, runtime=runtime)
     await ensure_search_attributes(client)
-    dispatcher = Dispatcher(client, settings.temporal.control_queue)
+    dispatcher, stores = Dispatcher(client, settings.temporal.control_queue), Stores(settings, environ)
     try:
-        await _run_all(settings, environ, dispatcher, stop)
+        await _run_all(Sources(settings, environ, stores, dispatcher, token), stop)
     finally:
         await dispatcher.close()
+        await stores.close()
 
 
-async def _run_all(settings: Settings, environ: Mapping[str, str], dispatcher: Dispatcher, stop: asyncio.Event) -> None:
+@dataclass(frozen=True)
+class Sources:
+    """The configured ingestors of one process. `token` is the webhook's."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    stores: Stores
+    dispatcher: Dispatcher
+    token: str
+
+    @property
+    def names(self) -> list[str]:
+        """Each as health and logs name it."""
+        ingest = self.settings.ingest
+        numbered = (("sqs", ingest.sqs), ("pubsub", ingest.pubsub), ("watch", ingest.watch))
+        return [f"{kind}[{number}]" for kind, items in numbered for number in range(len(items))] + ["webhook"] * bool(ingest.webhook)
+
+    def run(self, health: Health, stop: asyncio.Event) -> dict[str, Coroutine[Any, Any, None]]:
+        """What each of them does until `stop` is set, by its name."""
+        ingest, found = self.settings.ingest, dict[str, Coroutine[Any, Any, None]]()
+        s3, gcs, replicas = routes_by_bucket(self.settings, "s3"), routes_by_bucket(self.settings, "gcs"), replicas_of(self.settings)
+        for number, queue in enumerate(ingest.sqs):
+            name = f"sqs[{number}]"
+            report = health.report(name)
+            sqs = SqsIngestor(queue, self.environ, self.dispatcher, s3, replicas, report=report, name=f"ingest.{name}")
+            found[name] = sqs.run(stop)
+        for number, subscription in enumerate(ingest.pubsub):
+            name = f"pubsub[{number}]"
+            found[name] = PubSubIngestor(subscription, self.dispatcher, gcs, report=health.report(name)).run(stop)
+        for number, watch in enumerate(ingest.watch):
+            name = f"watch[{number}]"
+            found[name] = self._watch(watch, health.report(name)).run(stop)
+        if ingest.webhook:
+            webhook = Webhook(ingest.webhook, self.token, self.dispatcher, s3, replicas, health.report("webhook"))
+            found["webhook"] = webhook.run(stop)
+        return found
+
+    def _watch(self, watch: WatchSettings, report: Report) -> WatchIngestor:
+        """The settings are checked: the source of a watched route is a file store."""
+        route = self.settings.route(watch.route)
+        store = self.settings.stores[route.source.store]
+        assert isinstance(store, FileSettings)
+        return WatchIngestor(watch, route, Path(store.root) / route.source.bucket, self.stores, self.dispatcher, report=report)
+
+
+async def _run_all(sources: Sources, stop: asyncio.Event) -> None:
     """Every ingestor side by side; the first that cannot run ends all."""
-    ingest = settings.ingest
-    names = [f"sqs[{number}]" for number in range(len(ingest.sqs))]
-    health = Health(names, lambda: dispatcher.available)
-    s3, replicas = routes_by_bucket(settings, "s3"), replicas_of(settings)
+    listen, dispatcher = sources.settings.ingest.health, sources.dispatcher
+    health = Health(sources.names, lambda: dispatcher.available, dispatcher.healthy)
     try:
         async with asyncio.TaskGroup() as running:
-            if ingest.health:
-                running.create_task(serve_health(ingest.health, health, stop))
-            for number, queue in enumerate(ingest.sqs):
-                name = f"sqs[{number}]"
-                follower = SqsIngestor(queue, environ, dispatcher, s3, replicas, report=health.report(name), name=f"ingest.{name}")
-                running.create_task(follower.run(stop))
-            log.info("ingest is ready: %s", ", ".join(names))
+            if listen:
+                running.create_task(serve_health(listen, health, stop))
+            for name, work in sources.run(health, stop).items():
+                health.attach(name, running.create_task(work))
+            log.info("ingest is ready: %s", ", ".join(sources.names))
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
 

@@ -17,6 +17,7 @@ from ingest import metrics
 from ingest.coalesce import Coalescer
 from ingest.events import ChangeEvent
 from ingest.pace import Pace
+from replication.ids import object_workflow_id
 from replication.routes import Route
 from replication.settings import Settings
 from workflows.start import start_object
@@ -132,6 +133,17 @@ class Dispatcher:
             started = await self.start(started.unavailable)
             refused |= started.refused
         return Started(started.unavailable, refused)
+
+    async def settled(self, targets: Iterable[Target], timeout_s: float) -> None:
+        """Waits until the workflow of each target has ended, however, or the time is up."""
+        handles = [self._client.get_workflow_handle(object_workflow_id(target.route, target.key)) for target in targets]
+        waits = [asyncio.ensure_future(handle.result(follow_runs=True)) for handle in handles]
+        try:
+            await asyncio.wait(waits, timeout=timeout_s)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def healthy(self) -> bool:
         """One request; False while Temporal does not answer."""

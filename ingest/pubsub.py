@@ -112,7 +112,8 @@ class PubSubIngestor:
         measuring = asyncio.create_task(self._measure())
         stopping = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait({broken, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            waited: set[asyncio.Future[Any]] = {broken, stopping}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if broken.done():
                 await broken
         finally:

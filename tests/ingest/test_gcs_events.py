@@ -71,9 +71,10 @@ def test_the_time_of_the_change_is_told() -> None:
     assert found.at == 1795248000.123456
 
 
-@given(
-    st.dictionaries(st.sampled_from(["bucketId", "objectId", "eventType", "eventTime"]), st.text()), st.binary() | st.text().map(str.encode)
-)
+NAMES = st.sampled_from(["bucketId", "objectId", "eventType", "eventTime"])
+
+
+@given(st.dictionaries(NAMES, st.text()), st.binary() | st.text().map(str.encode))
 def test_no_message_raises_or_yields_a_key_that_cannot_be(attributes: dict[str, str], data: bytes) -> None:
     (outcome,) = parse_pubsub(attributes, data)
     if isinstance(outcome, ChangeEvent):

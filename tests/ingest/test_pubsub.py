@@ -50,7 +50,7 @@ def notifying_gcs(pubsub: PubSubEmulator, topic: str) -> Iterator[FakeGcs]:
 def publisher(pubsub: PubSubEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub.host)
     credentials: Any = AnonymousCredentials
-    client = pubsub_v1.PublisherClient(credentials=credentials())
+    client: Any = pubsub_v1.PublisherClient(credentials=credentials())
     yield client
     client.stop()
     client.transport.close()

@@ -145,11 +145,7 @@ async def test_poison_is_deleted_at_the_fifth_receive_unless_the_queue_redrives(
     ("ingest", "code", "problems"),
     [
         ({}, 2, ["ingest: nothing is configured to take events from"]),
-        (
-            {"webhook": {"listen": "127.0.0.1:1", "token": "env:T"}, "pubsub": [{"subscription": "projects/p/subscriptions/s"}]},
-            2,
-            ["ingest.pubsub: this release has no such ingestor", "ingest.webhook: this release has no such ingestor"],
-        ),
+        ({"webhook": {"listen": "127.0.0.1:1", "token": "env:T"}}, 2, ["ingest.webhook.token: the environment variable T is not set"]),
     ],
 )
 async def test_what_cannot_run_ends_with_one_line_per_field(rig: Rig, ingest: object, code: int, problems: list[str]) -> None:

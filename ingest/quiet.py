@@ -1,0 +1,64 @@
+"""Which files have been still for long enough. Pure: time and the look at a file come in.
+
+A file counts once its size, modification time and inode have stayed the same for the quiet period. The clock of the file
+system is not trusted: a time in the future makes nobody wait for it. What is gone is due after the same period, and after
+the files that appeared in the same moment: a file that was renamed arrives before its old name goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+
+class Look(NamedTuple):
+    """What identifies a file's content as far as a directory tells."""
+
+    size_bytes: int
+    modified_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    look: Look | None
+    due: float
+    after: frozenset[str] = frozenset()
+
+
+class QuietFiles:
+    """Files that changed, by key. `look` is None for one that is gone; times are seconds of one clock."""
+
+    def __init__(self, quiet_s: float) -> None:
+        self._quiet_s = quiet_s
+        self._pending: dict[str, _Pending] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def note(self, key: str, look: Look | None, now: float, *, still_for_s: float = 0.0, after: frozenset[str] = frozenset()) -> None:
+        """A file that changed, or was found, `still_for_s` after its last change. `after` must be done before it."""
+        known = self._pending.get(key)
+        if known is not None and known.look == look:
+            self._pending[key] = replace(known, after=known.after | after)
+            return
+        still = min(max(0.0, still_for_s), self._quiet_s)
+        self._pending[key] = _Pending(look, now + self._quiet_s - still, after - {key})
+
+    def due(self, now: float) -> list[tuple[str, Look | None]]:
+        """What is due, with the look that was taken of it: files that exist before those that are gone."""
+        found = [(key, pending.look) for key, pending in self._pending.items() if pending.due <= now and self._is_free(pending)]
+        return sorted(found, key=lambda item: item[1] is None)
+
+    def awaited(self) -> set[str]:
+        """Keys that others wait for."""
+        return {key for pending in self._pending.values() for key in pending.after}
+
+    def done(self, key: str, look: Look | None) -> None:
+        """The key was started as it was then. A change that was seen meanwhile stays."""
+        pending = self._pending.get(key)
+        if pending is not None and pending.look == look:
+            del self._pending[key]
+
+    def _is_free(self, pending: _Pending) -> bool:
+        return not any(key in self._pending for key in pending.after)

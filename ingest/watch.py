@@ -1,0 +1,294 @@
+"""Changes in the directory that a route's source is, by the kernel's notifications or by polling.
+
+Watching starts first, then everything is compared once: every file below the prefix is looked at, and with
+`deletes: mirror` every replica whose file is gone. A file is started when it has been still for the quiet period. What is
+seen is a hint as everywhere: the workflow looks at both sides itself, so a file that vanishes or changes meanwhile is harmless.
+
+Symbolic links, and what is neither file nor directory, are skipped with a line in the log. A root that is missing, or was
+replaced, starts nothing: it is looked for until it is back, and then compared again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from watchfiles import Change, awatch
+
+from ingest import metrics
+from ingest.dispatch import Dispatcher, Target
+from ingest.health import Report, silent
+from ingest.mounts import needs_polling
+from ingest.pace import Pace, pause
+from ingest.quiet import Look, QuietFiles
+from replication.errors import ObjectError
+from replication.ingest_settings import WatchSettings
+from replication.keys import RESERVED_NAME
+from replication.routes import Route
+from stores.registry import Stores
+
+log = logging.getLogger("drayage.ingest")
+
+MAX_PENDING = 10_000
+"""Files that wait for their quiet period; the first comparison waits while there are more."""
+STARTS = 500
+"""Starts that are asked for together."""
+TICK_S = 0.1
+SETTLED_S = 600.0
+"""How long the old name of a renamed file waits for the new one to be stored."""
+WATCH_LIMIT = "file watch limit"
+MOUNTS = Path("/proc/self/mountinfo")
+
+
+class RootGone(OSError):
+    """The watched directory is not there, or is another one now."""
+
+
+@dataclass
+class WatchIngestor:
+    """One route, whose source is the bucket `folder` of a file store. `counts` tells what happened since the start."""
+
+    settings: WatchSettings
+    route: Route
+    folder: Path
+    stores: Stores
+    dispatcher: Dispatcher
+    pace: Pace = field(default_factory=Pace)
+    report: Report = silent
+    clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._quiet = QuietFiles(self.settings.quiet)
+        self._skipped: set[str] = set()
+        self._polling = self.settings.mode == "poll" or (self.settings.mode == "auto" and self._is_silent())
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Works until `stop` is set. Whatever fails is logged and tried again, so that no route stops another."""
+        failures = 0
+        while not stop.is_set():
+            began = time.monotonic()
+            try:
+                await self._follow(stop)
+            except (OSError, ObjectError) as error:
+                log.error("watch of %s: %s", self.folder, error, extra={"route": self.route.name})
+                self.report(False, str(error))
+                if WATCH_LIMIT in str(error):
+                    log.error("fs.inotify.max_user_watches is too low for %s; it is polled instead", self.folder)
+                    self._polling = True
+            except Exception as error:
+                log.exception("watch of %s: a defect", self.folder, extra={"route": self.route.name})
+                self.report(False, repr(error))
+            failures = 1 if time.monotonic() - began > self.pace.longest_pause_s else failures + 1
+            await pause(stop, self.pace.pause_s(failures))
+        log.info("watch of %s: stopped; %s", self.folder, dict(self.counts), extra={"route": self.route.name})
+
+    async def _follow(self, stop: asyncio.Event) -> None:
+        """Watches, compares once, and starts what is due, until `stop` is set. The first failure ends all and is raised."""
+        identity = _identity(self.folder)
+        watching = asyncio.Event()
+        ended = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._watch(watching, ended))
+                comparing = tasks.create_task(self._compare(watching, ended))
+                await self._start_due(stop, identity)
+                comparing.cancel()
+                ended.set()
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        finally:
+            ended.set()
+
+    # --- what changed ------------------------------------------------------------------------------------------------
+
+    async def _watch(self, watching: asyncio.Event, ended: asyncio.Event) -> None:
+        changes = awatch(
+            self.folder,
+            watch_filter=None,
+            stop_event=ended,
+            debounce=200,
+            step=50,
+            rust_timeout=100,
+            yield_on_timeout=True,
+            force_polling=self._polling,
+            poll_delay_ms=max(50, int(self.settings.interval * 1000)),
+            ignore_permission_denied=True,
+        )
+        async for batch in changes:
+            watching.set()
+            if batch:
+                self.counts["received"] += len(batch)
+                metrics.received("watch", len(batch))
+                await self._note(sorted({path for kind, path in batch if kind != Change.deleted}), {path for _, path in batch})
+
+    async def _note(self, appeared: list[str], touched: set[str]) -> None:
+        """Takes a look at everything that a batch of changes names; directories stand for all that is in them."""
+        now, present, gone = self.clock(), set[str](), list[str]()
+        for path in sorted(touched):
+            key = self._key(path)
+            if key is None:
+                continue
+            found = await asyncio.to_thread(self._look, path)
+            if isinstance(found, Look):
+                self._quiet.note(key, found, now)
+                present.add(key)
+            elif found == "folder":
+                if path in appeared:
+                    present |= await self._note_folder(path)
+            elif found == "gone":
+                gone.append(key)
+        for key in gone:
+            await self._note_gone(key, frozenset(present))
+
+    async def _note_folder(self, path: str) -> set[str]:
+        """A directory that appeared may hold files that nobody told of."""
+        found: set[str] = set()
+        for file, look in await asyncio.to_thread(lambda: list(self._files(path))):
+            key = self._key(file)
+            if key is not None:
+                self._quiet.note(key, look, self.clock())
+                found.add(key)
+        return found
+
+    async def _note_gone(self, key: str, after: frozenset[str]) -> None:
+        """A name that is gone was a file, or a directory, of which only the destination knows what was in it."""
+        self._quiet.note(key, None, self.clock(), after=after)
+        if self.route.settings.deletes_mode == "mirror":
+            async for below in self._replicas(key + "/"):
+                self._quiet.note(below, None, self.clock(), after=after)
+
+    # --- the comparison of everything ----------------------------------------------------------------------------------
+
+    async def _compare(self, watching: asyncio.Event, ended: asyncio.Event) -> None:
+        await watching.wait()
+        location, store = self.route.source, self.stores.get(self.route.source.store)
+        async for page in store.list_objects(location.bucket, location.prefix):
+            for item in page:
+                if self.route.skip_reason(item.key) is None:
+                    await self._room(ended)
+                    found = await asyncio.to_thread(self._look, str(self.folder / item.key))
+                    if isinstance(found, Look):
+                        still = self.wall_clock() - found.modified_ns / 1e9
+                        self._quiet.note(item.key, found, self.clock(), still_for_s=still)
+        if self.route.settings.deletes_mode == "mirror":
+            async for key in self._replicas(location.prefix):
+                await self._room(ended)
+                if not await asyncio.to_thread(os.path.lexists, self.folder / key):
+                    self._quiet.note(key, None, self.clock())
+        self.counts["compared"] += 1
+        self.report(True, "")
+        log.info("watch of %s: compared", self.folder, extra={"route": self.route.name})
+
+    async def _replicas(self, prefix: str) -> AsyncIterator[str]:
+        """Source keys of the objects at the destination whose key starts with `prefix`."""
+        if not prefix.startswith(self.route.source.prefix):
+            return
+        location = self.route.destination
+        pages = self.stores.get(location.store).list_objects(location.bucket, self.route.destination_key(prefix))
+        async for page in pages:
+            for item in page:
+                key = self.route.source_key(item.key)
+                if self.route.skip_reason(key) is None:
+                    yield key
+
+    async def _room(self, ended: asyncio.Event) -> None:
+        while len(self._quiet) >= MAX_PENDING and not ended.is_set():
+            await pause(ended, TICK_S)
+
+    # --- starting ----------------------------------------------------------------------------------------------------
+
+    async def _start_due(self, stop: asyncio.Event, identity: tuple[int, int]) -> None:
+        while not stop.is_set():
+            if await asyncio.to_thread(_identity, self.folder) != identity:
+                raise RootGone(f"{self.folder} is another directory now")
+            due = self._quiet.due(self.clock())[:STARTS]
+            await self._start({key: look for key, look in due if await self._is_still(key, look)}, stop)
+            if not due:
+                await pause(stop, TICK_S)
+
+    async def _is_still(self, key: str, look: Look | None) -> bool:
+        """Whether the file is as it was; otherwise its time begins anew."""
+        found = await asyncio.to_thread(self._look, str(self.folder / key))
+        now = found if isinstance(found, Look) else None
+        if now == look:
+            return True
+        self._quiet.note(key, now, self.clock())
+        return False
+
+    async def _start(self, looks: dict[str, Look | None], stop: asyncio.Event) -> None:
+        """Starts files as they are, and waits for those that a name which is gone waits for."""
+        if not looks:
+            return
+        targets = [Target(self.route.name, key, self.wall_clock()) for key in looks]
+        started = await self.dispatcher.deliver(targets, stop)
+        self.counts["started"] += len(targets) - len(started.unavailable) - len(started.refused)
+        awaited = self._quiet.awaited() & {key for key, look in looks.items() if look is not None}
+        if awaited:
+            await self.dispatcher.settled([Target(self.route.name, key) for key in sorted(awaited)], SETTLED_S)
+        for target in targets:
+            if target not in started.unavailable:
+                self._quiet.done(target.key, looks[target.key])
+
+    # --- the file system ---------------------------------------------------------------------------------------------
+
+    def _key(self, path: str) -> str | None:
+        """The key of a path below the root; None for what is no business of the route."""
+        key = os.path.relpath(path, self.folder).replace(os.sep, "/")
+        if key == "." or any(part.startswith(RESERVED_NAME) for part in key.split("/")):
+            return None
+        inside = key.startswith(self.route.source.prefix) or self.route.source.prefix.startswith(key + "/")
+        if not inside or (key.startswith(self.route.source.prefix) and self._is_left_out(key)):
+            return None
+        return key
+
+    def _is_left_out(self, key: str) -> bool:
+        """Left out as a file; a directory of that name may still hold what is taken."""
+        return self.route.skip_reason(key) is not None and not (self.folder / key).is_dir()
+
+    def _look(self, path: str) -> Look | str:
+        """A look at a file, or `folder`, `gone`, or `other` for what is skipped."""
+        try:
+            found = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return "gone"
+        if stat.S_ISREG(found.st_mode):
+            return Look(found.st_size, found.st_mtime_ns, found.st_ino)
+        if stat.S_ISDIR(found.st_mode):
+            return "folder"
+        if path not in self._skipped and len(self._skipped) < MAX_PENDING:
+            self._skipped.add(path)
+            kind = "symbolic link" if stat.S_ISLNK(found.st_mode) else "neither file nor directory"
+            log.info("skipped, %s: %r", kind, path, extra={"route": self.route.name})
+        return "other"
+
+    def _files(self, path: str) -> Iterator[tuple[str, Look]]:
+        for folder, _, names in os.walk(path):
+            for name in names:
+                file = os.path.join(folder, name)
+                found = self._look(file)
+                if isinstance(found, Look):
+                    yield file, found
+
+    def _is_silent(self) -> bool:
+        try:
+            return needs_polling(MOUNTS.read_text(), self.folder.resolve())
+        except OSError:
+            return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Device and inode of the root. Raises `RootGone`."""
+    try:
+        found = folder.stat()
+    except OSError as error:
+        raise RootGone(f"{folder} cannot be read: {error.strerror}") from None
+    return found.st_dev, found.st_ino
