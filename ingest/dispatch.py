@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
@@ -16,7 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from ingest import metrics
 from ingest.coalesce import Coalescer
 from ingest.events import ChangeEvent
-from ingest.pace import Pace
+from ingest.pace import Pace, unless_stopped
 from replication.ids import object_workflow_id
 from replication.routes import Route
 from replication.settings import Settings
@@ -31,8 +31,11 @@ BATCH_TIMEOUT_S = 30.0
 """What is not started by then counts as not started; a queue's visibility timeout must be longer."""
 COALESCE_S = 1.0
 """A key is signalled at most once in that time, however many events it has."""
-OUTAGE = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.RESOURCE_EXHAUSTED, RPCStatusCode.CANCELLED})
-"""What says that Temporal is down or overloaded, rather than that it refuses this one object."""
+REFUSALS = frozenset(
+    {RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.ALREADY_EXISTS, RPCStatusCode.OUT_OF_RANGE}
+)
+"""What Temporal says of one object. Anything else is about Temporal: down, overloaded, or closed to us, its namespace missing
+included; a connection that breaks is told as UNKNOWN."""
 
 RoutesByBucket = Mapping[str, tuple[Route, ...]]
 
@@ -71,6 +74,10 @@ def targets_of(event: ChangeEvent, routes: RoutesByBucket) -> tuple[Target, ...]
     return tuple(Target(route.name, event.key, event.at) for route in routes[event.bucket] if route.skip_reason(event.key) is None)
 
 
+class _Away(Exception):
+    """Temporal is known to take no starts, so it was not asked."""
+
+
 class _Start:
     """One start that is pending or under way; everybody who asked for it waits for `done`."""
 
@@ -100,7 +107,6 @@ class Dispatcher:
         self._pace = pace or Pace()
         self._slots = asyncio.Semaphore(STARTS_AT_ONCE)
         self._coalescer: Coalescer[Target] = Coalescer(coalesce_s)
-        self._coalesce_s = coalesce_s
         self._pending: dict[Target, _Start] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._back = asyncio.Event()
@@ -114,7 +120,7 @@ class Dispatcher:
 
     async def wait_available(self, stop: asyncio.Event) -> bool:
         """Returns when Temporal takes starts again, or False when `stop` is set first."""
-        await _first(self._back.wait(), stop.wait())
+        await unless_stopped(self._back.wait(), stop)
         return self._back.is_set()
 
     async def start(self, targets: Iterable[Target]) -> Started:
@@ -153,11 +159,13 @@ class Dispatcher:
             return False
 
     async def close(self) -> None:
-        """Gives up what is pending."""
+        """Gives up what is pending: to whoever waits for it, it is `unavailable`."""
         tasks = [*self._tasks, *([self._probing] if self._probing else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for start in self._pending.values():
+            start.done.cancel()
 
     def _join(self, target: Target) -> _Start:
         """The start that answers an event of now: the pending one, or a new one."""
@@ -175,32 +183,34 @@ class Dispatcher:
         return start
 
     async def _run(self, start: _Start, delay_s: float) -> None:
-        target = start.target
         try:
             if delay_s > 0:
                 await asyncio.sleep(delay_s)
             async with self._slots:
-                self._coalescer.sent(target, time.monotonic())
-                del self._pending[target]
-                await start_object(
-                    self._client, self._queue, target.route, target.key, "event", at=start.at, rpc_timeout=self._start_timeout
-                )
+                await self._send(start)
         except asyncio.CancelledError:
             start.done.cancel()
             raise
         except Exception as error:
             self._failed(start, error)
         else:
-            metrics.started(target.route)
+            metrics.started(start.target.route)
             start.done.set_result(None)
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._coalesce_s, lambda: self._coalescer.forget(target, time.monotonic()))
+
+    async def _send(self, start: _Start) -> None:
+        """From here on an event needs another start. While Temporal is away, only the probe asks it."""
+        target = start.target
+        self._coalescer.sent(target, time.monotonic())
+        del self._pending[target]
+        if not self.available:
+            raise _Away
+        await start_object(self._client, self._queue, target.route, target.key, "event", at=start.at, rpc_timeout=self._start_timeout)
 
     def _failed(self, start: _Start, error: Exception) -> None:
         if not _is_outage(error):
             log.error("cannot start: %s", error, extra={"route": start.target.route, "key": start.target.key})
         elif self._probing is None:
-            log.warning("Temporal does not take starts: %s", error)
+            log.warning("Temporal does not take starts, so nothing is received: %s", error)
             self._back.clear()
             self._probing = asyncio.create_task(self._probe())
         start.done.set_exception(error)
@@ -220,7 +230,7 @@ class Dispatcher:
 
 
 def _is_outage(error: BaseException | None) -> bool:
-    return isinstance(error, RPCError) and error.status in OUTAGE
+    return isinstance(error, _Away) or (isinstance(error, RPCError) and error.status not in REFUSALS)
 
 
 def _summed(starts: Mapping[Target, _Start]) -> Started:
@@ -231,14 +241,3 @@ def _summed(starts: Mapping[Target, _Start]) -> Started:
         elif start.done.exception() is not None:
             refused.add(target)
     return Started(frozenset(unavailable), frozenset(refused))
-
-
-async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
-    """Returns when the first of them does; gives up the others."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -83,8 +83,8 @@ class ChangeEvent:
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """A well-formed message that asks for nothing: `test-event`, `no-records`, or `subscription-confirmation`, which an
-    operator must answer by hand: no address that a message names is ever contacted."""
+    """A message that asks for nothing: `test-event`, `no-records`, `operator-malformed`, or `subscription-confirmation`,
+    which an operator must answer by hand: no address that a message names is ever contacted."""
 
     reason: str
 
@@ -192,7 +192,7 @@ def _outcomes(document: dict[str, Any]) -> list[Outcome]:
         return [_bridged(document)]
     if document.get("Type") == "SubscriptionConfirmation":
         return [Nothing("subscription-confirmation")]
-    if "source_replica" in document:
+    if "source_replica" in document or "dest_replica" in document:
         return [_requested(document)]
     raise _Refused("unknown-envelope")
 

@@ -19,6 +19,7 @@ METRICS: dict[str, str] = {
 }
 
 _meter: MetricMeter = MetricMeter.noop
+_ages: dict[tuple[Source, str], float] = {}
 
 
 def bind(meter: MetricMeter) -> None:
@@ -61,6 +62,7 @@ def quarantined(source: Source, reason: str) -> None:
     _counter("drayage_ingest_quarantined").add(1, {"source": source, "reason": reason})
 
 
-def oldest(source: Source, age_s: float) -> None:
-    """0 when nothing is held."""
-    _gauge("drayage_ingest_oldest_seconds").set(age_s, {"source": source})
+def oldest(source: Source, age_s: float, holder: str = "") -> None:
+    """0 when nothing is held. `holder` is one queue or subscription of the source: the gauge tells the oldest of them all."""
+    _ages[source, holder] = age_s
+    _gauge("drayage_ingest_oldest_seconds").set(max(age for (of, _), age in _ages.items() if of == source), {"source": source})

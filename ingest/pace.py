@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +29,15 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
     """Sleeps, or returns when `stop` is set."""
     with suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
+
+
+async def unless_stopped(request: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+    """What the request answers, or raises what it raises; None where `stop` is set first, and the request is given up."""
+    asked, stopped = asyncio.ensure_future(request), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({asked, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return asked.result() if asked.done() else None
+    finally:
+        for task in (asked, stopped):
+            task.cancel()
+        await asyncio.gather(asked, stopped, return_exceptions=True)

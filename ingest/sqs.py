@@ -19,38 +19,34 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import aioboto3
 from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ingest import metrics
-from ingest.dispatch import Dispatcher, RoutesByBucket, Target
+from ingest.dispatch import Dispatcher, RoutesByBucket
 from ingest.health import Report, silent
+from ingest.held import Bounds, Held
 from ingest.operator_messages import Replicas
-from ingest.pace import Pace, pause
+from ingest.pace import Pace, pause, unless_stopped
 from ingest.sqs_messages import Message, read_message
 from replication.ingest_settings import SqsSettings
 from replication.secrets import resolve_secret
 
 log = logging.getLogger("drayage.ingest")
 
-T = TypeVar("T")
-
 BATCH = 10
 """The most that SQS hands out, or takes, in one request."""
 RECEIVES_AT_ONCE = 4
-MAX_HELD = 5_000
-"""Messages held at once. SQS lets 120,000 be in flight; each takes a few KiB here."""
-MAX_TARGETS = 1_000
-"""Objects under way at once."""
-POISON_RECEIVES = 5
-EXCERPT_CHARS = 300
+ACKS_AT_ONCE = 4
 ACK_DELAY_S = 0.05
 """How long a finished message waits for others to be acknowledged with."""
+POISON_RECEIVES = 5
+EXCERPT_CHARS = 300
 MEASURE_S = 5.0
 QUIET = frozenset({"no-records", "test-event"})
 
@@ -67,22 +63,16 @@ class SqsIngestor:
     pace: Pace = field(default_factory=Pace)
     report: Report = silent
     name: str = "ingest.sqs"
+    bounds: Bounds = field(default_factory=Bounds)
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         """Raises `SettingsError` for a secret that is not there."""
         self._credentials = client_credentials(self.settings, self.environ, self.name)
-        self._held: dict[str, Message] = {}
-        self._since: dict[str, float] = {}
-        self._targets: Counter[Target] = Counter()
-        self._finished: list[Message] = []
+        self.held = Held(self.bounds)
+        self._answered = False
         self._room = asyncio.Event()
-        self._more = asyncio.Event()
-
-    @property
-    def held(self) -> int:
-        """Messages received and not acknowledged."""
-        return len(self._held)
+        self._finished: asyncio.Queue[Message] = asyncio.Queue()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until `stop` is set. Whatever fails is logged and tried again, so that no queue stops another."""
@@ -97,10 +87,32 @@ class SqsIngestor:
                 self.report(False, str(error))
             except Exception as error:
                 log.exception("queue %s: a defect", self.settings.queue_url)
-                self.report(False, repr(error))
+                self.report(False, type(error).__name__)
             failures = 1 if time.monotonic() - began > self.pace.longest_pause_s else failures + 1
             await pause(stop, self.pace.pause_s(failures))
         log.info("queue %s: stopped; %s", self.settings.queue_url, dict(self.counts))
+
+    async def _follow(self, sqs: Any, stop: asyncio.Event) -> None:
+        """Receives, starts and acknowledges until `stop` is set; the first failure ends all and is raised as it is.
+
+        What is held then comes back when its visibility ends.
+        """
+        self.held, self._finished = Held(self.bounds), asyncio.Queue()
+        self._answered = False
+        self._room.set()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                helpers = [tasks.create_task(self._acknowledge(sqs)) for _ in range(ACKS_AT_ONCE)]
+                helpers += [tasks.create_task(self._keep_invisible(sqs)), tasks.create_task(self._measure())]
+                handlers: set[asyncio.Task[None]] = set()
+                receivers = [tasks.create_task(self._receive(sqs, stop, tasks, handlers)) for _ in range(RECEIVES_AT_ONCE)]
+                await asyncio.gather(*receivers)
+                await asyncio.gather(*handlers)
+                await self._finished.join()
+                for helper in helpers:
+                    helper.cancel()
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     def client(self) -> Any:
         """A context manager that gives an SQS client."""
@@ -108,40 +120,12 @@ class SqsIngestor:
             connect_timeout=5,
             read_timeout=self.pace.wait_s + 10,
             retries={"max_attempts": 2, "mode": "standard"},
-            max_pool_connections=RECEIVES_AT_ONCE + 4,
+            max_pool_connections=RECEIVES_AT_ONCE + ACKS_AT_ONCE + 2,
         )
         session: Any = aioboto3.Session()
         return session.client(
             "sqs", region_name=self.settings.region, endpoint_url=self.settings.endpoint, config=config, **self._credentials
         )
-
-    async def _follow(self, sqs: Any, stop: asyncio.Event) -> None:
-        """Receives, starts and acknowledges until `stop` is set; the first failure ends all and is raised as it is.
-
-        What is held then comes back when its visibility ends.
-        """
-        self._room.set()
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                helpers = [
-                    tasks.create_task(self._acknowledge(sqs)),
-                    tasks.create_task(self._keep_invisible(sqs)),
-                    tasks.create_task(self._measure()),
-                ]
-                handlers: set[asyncio.Task[None]] = set()
-                receivers = [tasks.create_task(self._receive(sqs, stop, tasks, handlers)) for _ in range(RECEIVES_AT_ONCE)]
-                await asyncio.gather(*receivers)
-                await asyncio.gather(*handlers)
-                await self._flush(sqs)
-                for helper in helpers:
-                    helper.cancel()
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
-        finally:
-            self._held.clear()
-            self._since.clear()
-            self._targets.clear()
-            self._finished.clear()
 
     # --- receiving ---------------------------------------------------------------------------------------------------
 
@@ -149,7 +133,7 @@ class SqsIngestor:
         while not stop.is_set():
             if not self.dispatcher.available and not await self.dispatcher.wait_available(stop):
                 return
-            if not await _unless_stopped(self._room.wait(), stop):
+            if not await unless_stopped(self._room.wait(), stop):
                 return
             for raw in await self._batch(sqs, stop):
                 message = read_message(raw, self.routes, self.replicas)
@@ -159,39 +143,38 @@ class SqsIngestor:
                 handler.add_done_callback(handlers.discard)
 
     async def _batch(self, sqs: Any, stop: asyncio.Event) -> list[dict[str, Any]]:
+        """The first request waits for no message: it tells whether the queue answers."""
         request = sqs.receive_message(
             QueueUrl=self.settings.queue_url,
             MaxNumberOfMessages=BATCH,
-            WaitTimeSeconds=self.pace.wait_s,
+            WaitTimeSeconds=self.pace.wait_s if self._answered else 0,
             VisibilityTimeout=self.pace.visibility_s,
             MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
         )
-        answer = await _unless_stopped(request, stop)
-        self.report(True, "")
+        answer = await unless_stopped(request, stop)
+        if answer is not None:
+            self._answered = True
+            self.report(True, "")
         found: list[dict[str, Any]] = (answer or {}).get("Messages", [])
         self.counts["received"] += len(found)
         metrics.received("sqs", len(found))
         return found
 
     def _hold(self, message: Message) -> None:
-        self._held[message.receipt] = message
-        self._since[message.receipt] = time.monotonic()
-        self._targets.update(message.targets)
+        self.held.add(message, time.monotonic())
         self._bound()
         self._note(message)
 
     def _let_go(self, message: Message) -> None:
-        self._held.pop(message.receipt, None)
-        self._since.pop(message.receipt, None)
-        self._targets -= Counter(message.targets)
+        self.held.drop(message)
         self._bound()
 
     def _bound(self) -> None:
         """Receiving waits while too much is held."""
-        if len(self._held) < MAX_HELD and len(self._targets) < MAX_TARGETS:
-            self._room.set()
-        else:
+        if self.held.is_full:
             self._room.clear()
+        else:
+            self._room.set()
 
     def _note(self, message: Message) -> None:
         self.counts["unroutable"] += len(message.unroutable)
@@ -216,53 +199,64 @@ class SqsIngestor:
         if started.unavailable or started.refused:
             self._let_go(message)
         elif not message.poison or await self._is_given_up(sqs, message):
-            self._finished.append(message)
-            self._more.set()
+            self._finished.put_nowait(message)
         else:
             self._let_go(message)
 
     async def _acknowledge(self, sqs: Any) -> None:
         while True:
-            await self._more.wait()
-            if len(self._finished) < BATCH:
+            batch = [await self._finished.get()]
+            if self._finished.qsize() < BATCH - 1:
                 await asyncio.sleep(ACK_DELAY_S)
-            self._more.clear()
-            await self._flush(sqs)
-
-    async def _flush(self, sqs: Any) -> None:
-        while batch := self._finished[:BATCH]:
-            del self._finished[: len(batch)]
-            await self.delete(sqs, batch)
+            while len(batch) < BATCH and not self._finished.empty():
+                batch.append(self._finished.get_nowait())
+            if again := await self.delete(sqs, batch):
+                await self.delete(sqs, again)
             for message in batch:
                 self._let_go(message)
+                self._finished.task_done()
 
-    async def delete(self, sqs: Any, messages: Sequence[Message]) -> None:
-        """A message whose deletion fails comes back, is found to need nothing, and is deleted then."""
+    async def delete(self, sqs: Any, messages: Sequence[Message]) -> list[Message]:
+        """Those that SQS failed to delete by a fault of its own. A message that is not deleted comes back, needs nothing,
+        and is deleted then."""
         entries = [{"Id": str(number), "ReceiptHandle": message.receipt} for number, message in enumerate(messages)]
         answer = await sqs.delete_message_batch(QueueUrl=self.settings.queue_url, Entries=entries)
         failed = answer.get("Failed", [])
         self.counts["acknowledged"] += len(messages) - len(failed)
         for failure in failed:
             log.warning("message not deleted: %s %s", failure.get("Code"), failure.get("Message"))
+        return [messages[int(failure["Id"])] for failure in failed if not failure.get("SenderFault")]
 
     async def _measure(self) -> None:
-        while True:
-            oldest = min((message.sent_at for message in self._held.values()), default=None)
-            metrics.oldest("sqs", 0.0 if oldest is None else max(0.0, time.time() - oldest))
-            await asyncio.sleep(MEASURE_S)
+        try:
+            while True:
+                oldest = self.held.oldest_sent_at
+                metrics.oldest("sqs", 0.0 if oldest is None else max(0.0, time.time() - oldest), self.name)
+                await asyncio.sleep(MEASURE_S)
+        finally:
+            metrics.oldest("sqs", 0.0, self.name)
 
     async def _keep_invisible(self, sqs: Any) -> None:
-        """Messages that are held for long, because Temporal is away, stay invisible."""
-        interval = max(1.0, self.pace.visibility_s / 3)
+        """Messages that are held for long, because Temporal is away or slow, stay invisible to others."""
+        visibility_s = float(self.pace.visibility_s)
         while True:
-            await asyncio.sleep(interval)
-            old = [message for key, message in self._held.items() if time.monotonic() - self._since[key] >= interval]
-            for at in range(0, len(old), BATCH):
-                entries = [
-                    {"Id": str(number), "ReceiptHandle": message.receipt, "VisibilityTimeout": self.pace.visibility_s}
-                    for number, message in enumerate(old[at : at + BATCH])
-                ]
-                await sqs.change_message_visibility_batch(QueueUrl=self.settings.queue_url, Entries=entries)
+            await asyncio.sleep(max(visibility_s / 8, 0.1))
+            for batch in _batches(self.held.leased_before(time.monotonic() - visibility_s / 2)):
+                await self._extend(sqs, batch)
+
+    async def _extend(self, sqs: Any, messages: Sequence[Message]) -> None:
+        """A message whose visibility cannot be extended, twelve hours being the most, may be handed out a second time."""
+        entries = [
+            {"Id": str(number), "ReceiptHandle": message.receipt, "VisibilityTimeout": self.pace.visibility_s}
+            for number, message in enumerate(messages)
+        ]
+        now = time.monotonic()
+        answer = await sqs.change_message_visibility_batch(QueueUrl=self.settings.queue_url, Entries=entries)
+        for message in messages:
+            self.held.renew(message, now)
+        self.counts["extended"] += len(messages) - len(answer.get("Failed", []))
+        if failed := answer.get("Failed"):
+            log.warning("%d messages do not stay invisible: %s", len(failed), failed[0].get("Code"))
 
     # --- poison ------------------------------------------------------------------------------------------------------
 
@@ -296,13 +290,6 @@ def client_credentials(settings: SqsSettings, environ: Mapping[str, str], field_
     }
 
 
-async def _unless_stopped(request: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
-    """What the request answers; None where `stop` is set first, and the request is given up."""
-    asked, stopped = asyncio.ensure_future(request), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({asked, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        return asked.result() if asked.done() else None
-    finally:
-        for task in (asked, stopped):
-            task.cancel()
-        await asyncio.gather(asked, stopped, return_exceptions=True)
+def _batches(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    for at in range(0, len(messages), BATCH):
+        yield messages[at : at + BATCH]

@@ -98,7 +98,7 @@ class WatchIngestor:
         ended = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._watch(watching, ended))
+                tasks.create_task(self._poll(watching, ended) if self._polling else self._watch(watching, ended))
                 comparing = tasks.create_task(self._compare(watching, ended))
                 await self._start_due(stop, identity)
                 comparing.cancel()
@@ -111,6 +111,7 @@ class WatchIngestor:
     # --- what changed ------------------------------------------------------------------------------------------------
 
     async def _watch(self, watching: asyncio.Event, ended: asyncio.Event) -> None:
+        """Notes what the kernel tells, until `ended` is set; sets `watching` once nothing can be missed any more."""
         changes = awatch(
             self.folder,
             watch_filter=None,
@@ -119,18 +120,33 @@ class WatchIngestor:
             step=50,
             rust_timeout=100,
             yield_on_timeout=True,
-            force_polling=self._polling,
-            poll_delay_ms=max(50, int(self.settings.interval * 1000)),
+            force_polling=False,
             ignore_permission_denied=True,
         )
         async for batch in changes:
             watching.set()
             if batch:
-                self.counts["received"] += len(batch)
-                metrics.received("watch", len(batch))
-                await self._note(sorted({path for kind, path in batch if kind != Change.deleted}), {path for _, path in batch})
+                self._received(len(batch))
+                await self._note({path for kind, path in batch if kind != Change.deleted}, {path for _, path in batch})
 
-    async def _note(self, appeared: list[str], touched: set[str]) -> None:
+    async def _poll(self, watching: asyncio.Event, ended: asyncio.Event) -> None:
+        """Notes what differs from the last round. The library's own polling goes by whole seconds, and misses what
+        changes twice within one."""
+        known = await asyncio.to_thread(lambda: dict(self._files(str(self.folder))))
+        watching.set()
+        while not ended.is_set():
+            await pause(ended, self.settings.interval)
+            now = await asyncio.to_thread(lambda: dict(self._files(str(self.folder))))
+            touched = {path for path in known.keys() | now.keys() if known.get(path) != now.get(path)}
+            self._received(len(touched))
+            await self._note(touched & now.keys(), touched)
+            known = now
+
+    def _received(self, count: int) -> None:
+        self.counts["received"] += count
+        metrics.received("watch", count)
+
+    async def _note(self, appeared: set[str], touched: set[str]) -> None:
         """Takes a look at everything that a batch of changes names; directories stand for all that is in them."""
         now, present, gone = self.clock(), set[str](), list[str]()
         for path in sorted(touched):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import boto3
 import pytest
@@ -23,17 +25,20 @@ from embedded.process import clean_environment
 from embedded.seaweedfs import SeaweedFS
 from embedded.temporal import TemporalServer
 from ingest.dispatch import Dispatcher, routes_by_bucket
+from ingest.held import Bounds
 from ingest.operator_messages import replicas_of
 from ingest.pace import Pace
 from ingest.sqs import SqsIngestor
 from replication.settings import parse_settings
 from stores.registry import Stores
 from tests.e2e.sides import S3Side
+from tests.ingest.test_events import s3_body, s3_record
 from tests.lab import FAST_RETRIES, Lab
 from tests.poll import eventually
+from tests.proxy import FaultProxy
 
 ROOT = Path(__file__).resolve().parents[2]
-FAST = Pace(wait_s=1, visibility_s=30, first_pause_s=0.5, longest_pause_s=0.5)
+FAST = Pace(wait_s=1, visibility_s=30, first_pause_s=0.6, longest_pause_s=0.6)
 
 
 @dataclass
@@ -52,10 +57,26 @@ class Queue:
         for body in bodies:
             self.sqs.send_message(QueueUrl=self.url, MessageBody=body)
 
+    def send_many(self, bodies: Sequence[str]) -> None:
+        """moto needs time for each message it hands out that grows with the queue: 100 messages take half a second, 1,000 take
+        45."""
+        for at in range(0, len(bodies), 10):
+            entries = [{"Id": str(number), "MessageBody": body} for number, body in enumerate(bodies[at : at + 10])]
+            assert not self.sqs.send_message_batch(QueueUrl=self.url, Entries=entries).get("Failed")
+
     def left(self) -> int:
         """Messages that are not deleted, received or not."""
         found = self._attributes()
         return int(found["ApproximateNumberOfMessages"]) + int(found["ApproximateNumberOfMessagesNotVisible"])
+
+    def bodies(self) -> set[str]:
+        """What can be received now; each message is deleted."""
+        found: set[str] = set()
+        while messages := self.sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10).get("Messages"):
+            for message in messages:
+                found.add(message["Body"])
+                self.sqs.delete_message(QueueUrl=self.url, ReceiptHandle=message["ReceiptHandle"])
+        return found
 
     def _attributes(self) -> dict[str, str]:
         found: dict[str, str] = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["All"])["Attributes"]
@@ -86,16 +107,52 @@ class Rig:
     def worker(self) -> contextlib.AbstractAsyncContextManager[None]:
         return Lab(self.client, self.settings, self.stores).worker()
 
-    def ingestor(self, pace: Pace = FAST, client: Client | None = None) -> SqsIngestor:
+    def ingestor(
+        self, pace: Pace = FAST, *, client: Client | None = None, coalesce_s: float = 0.05, bounds: Bounds | None = None
+    ) -> SqsIngestor:
         queue = self.settings.temporal.control_queue
-        dispatcher = Dispatcher(client or self.client, queue, start_timeout=timedelta(seconds=2), pace=pace)
+        dispatcher = Dispatcher(client or self.client, queue, start_timeout=timedelta(seconds=5), coalesce_s=coalesce_s, pace=pace)
         routes, replicas = routes_by_bucket(self.settings, "s3"), replicas_of(self.settings)
-        return SqsIngestor(self.settings.ingest.sqs[-1], self.environ, dispatcher, routes, replicas, pace)
+        return SqsIngestor(
+            self.settings.ingest.sqs[-1], self.environ, dispatcher, routes, replicas, pace, bounds=bounds or Bounds(), name=self.queue.url
+        )
+
+    @contextlib.asynccontextmanager
+    async def ingest(self, ingestor: SqsIngestor) -> AsyncIterator[None]:
+        """Runs `ingestor` in this process, from its start to its orderly end."""
+        stop = asyncio.Event()
+        task = asyncio.create_task(ingestor.run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.wait_for(task, 20)
+            await ingestor.dispatcher.close()
+
+    @contextlib.asynccontextmanager
+    async def through(self, *, sqs: str | None = None, temporal: str | None = None) -> AsyncIterator[tuple[Rig, FaultProxy, FaultProxy]]:
+        """The same rig with a proxy in front of either store, source first, and other addresses of SQS and Temporal."""
+        document = json.loads(json.dumps(self.document))
+        stores, queue = document["stores"], document["ingest"]["sqs"][-1]
+        async with contextlib.AsyncExitStack() as last:
+            async with FaultProxy(stores["source"]["endpoint"]) as source, FaultProxy(stores["replica"]["endpoint"]) as replica:
+                stores["source"]["endpoint"], stores["replica"]["endpoint"] = source.endpoint, replica.endpoint
+                queue["endpoint"] = sqs or queue["endpoint"]
+                document["ingest"]["sqs"] = [queue]
+                document["temporal"]["address"] = temporal or document["temporal"]["address"]
+                made = replace(self, document=document)
+                # After the proxies: one whose client just went away would be stopped in the middle of closing.
+                last.push_async_callback(made.stores.close)
+                yield made, source, replica
 
     def notify(self) -> None:
         """Lets the source's bucket send its events to the queue."""
         configured = {"QueueConfigurations": [{"QueueArn": self.queue.arn, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}]}
         self.source.client.put_bucket_notification_configuration(Bucket=self.source.bucket, NotificationConfiguration=configured)
+
+    def event(self, key: str, name: str = "ObjectCreated:Put") -> str:
+        """A body of one event of the source's bucket."""
+        return s3_body(s3_record(quote_plus(key), name, bucket=self.source.bucket))
 
     def launch(self) -> subprocess.Popen[bytes]:
         """`python -m ingest` in a process of its own."""
@@ -119,6 +176,9 @@ class Rig:
             if child.poll() is None:
                 child.kill()
             child.wait(10)
+
+    async def replicated(self, key: str, data: bytes, timeout_s: float = 20) -> None:
+        await eventually(lambda: self.is_replicated(key, data), timeout_s, interval_s=0.1)
 
     def log(self) -> str:
         return (self.folder / "ingest.log").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -47,21 +46,6 @@ def event(rig: Rig, key: str, name: str) -> str:
     return s3_body(s3_record(key, name, bucket=rig.source.bucket))
 
 
-async def test_every_order_of_a_keys_events_ends_in_its_newest_content(rig: Rig) -> None:
-    """PUT v1, PUT v2, DELETE and PUT v3, told in each of the 24 orders after the source is at v3."""
-    orders = list(itertools.permutations([PUT, PUT + "#2", DELETE, PUT + "#3"]))
-    for number in range(len(orders)):
-        await asyncio.to_thread(rig.source.put, f"k{number}", b"v3")
-    async with following(rig):
-        for step in range(4):
-            for number, order in enumerate(orders):
-                rig.queue.send(event(rig, f"k{number}", order[step].partition("#")[0]))
-        await quiet(rig)
-    for number in range(len(orders)):
-        assert rig.is_replicated(f"k{number}", b"v3")
-    assert len(orders) == 24
-
-
 async def test_events_that_come_while_the_source_changes_end_in_its_last_state(rig: Rig) -> None:
     """Each change is followed by an event of another change of the same key."""
     async with following(rig):
@@ -74,35 +58,6 @@ async def test_events_that_come_while_the_source_changes_end_in_its_last_state(r
             rig.queue.send(event(rig, "k", names[turn % 2]))
         await quiet(rig)
     assert rig.is_replicated("k", b"v11")
-
-
-async def test_fifty_deliveries_of_one_event_make_one_write(rig: Rig) -> None:
-    await asyncio.to_thread(rig.source.put, "k", b"once")
-    async with following(rig) as ingestor:
-        rig.queue.send(*[event(rig, "k", PUT)] * 25)
-        await eventually(lambda: rig.is_replicated("k", b"once"), 30, interval_s=0.1)
-        stamp = await asyncio.to_thread(rig.replica.see, "k")
-        rig.queue.send(*[event(rig, "k", PUT)] * 25)
-        await quiet(rig)
-        assert ingestor.counts["acknowledged"] == 50
-    assert await asyncio.to_thread(rig.replica.see, "k") == stamp
-    history = await rig.client.get_workflow_handle(object_workflow_id(rig.route, "k")).fetch_history()
-    assert len(history.events) < 60
-
-
-async def test_a_redrive_of_old_events_writes_and_deletes_nothing(rig: Rig) -> None:
-    keys = [f"old/{number}" for number in range(20)]
-    for key in keys:
-        await asyncio.to_thread(rig.source.put, key, key.encode())
-    async with following(rig) as ingestor:
-        rig.queue.send(*[event(rig, key, PUT) for key in keys])
-        await quiet(rig)
-        before = {key: await asyncio.to_thread(rig.replica.see, key) for key in keys}
-        await asyncio.to_thread(send_many, rig, [event(rig, key, name) for _ in range(15) for key in keys for name in (DELETE, PUT)])
-        await quiet(rig, 120)
-        assert ingestor.counts["received"] >= 20 + 600
-    assert {key: await asyncio.to_thread(rig.replica.see, key) for key in keys} == before
-    assert None not in before.values()
 
 
 def send_many(rig: Rig, bodies: list[str]) -> None:

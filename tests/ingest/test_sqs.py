@@ -3,68 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 
-from embedded.temporal import TemporalServer
-from ingest.sqs import SqsIngestor
-from ingest.sqs_messages import read_message
-from replication.ids import object_workflow_id
 from tests.ingest.conftest import FAST, Rig, make_queue
-from tests.ingest.test_events import s3_body, s3_record
+from tests.ingest.gates import Call, Carry, SqsGate
+from tests.ingest.test_events import TEST_EVENT, s3_body, s3_record, sns
 from tests.poll import eventually
 
 ODD = "dir/red flower+50%.é"
-
-
-@contextlib.asynccontextmanager
-async def running(ingestor: SqsIngestor) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    task = asyncio.create_task(ingestor.run(stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await asyncio.wait_for(task, 15)
-        await ingestor.dispatcher.close()
-
-
-async def replicated(rig: Rig, key: str, data: bytes) -> None:
-    await eventually(lambda: rig.is_replicated(key, data), 20, interval_s=0.1)
+POISON = (
+    "junk",
+    "[]",
+    '{"Records": 7}',
+    '{"Records": [NaN]}',
+    '{"Records": [], "Records": []}',
+    "x" * 65_536,
+    "[" * 10_000,
+    s3_body(s3_record(None)),
+    s3_body(s3_record("%FF")),
+    s3_body(s3_record(version="3.0")),
+    s3_body(7),
+    sns(sns(sns("{}"))),
+)
+REASONS_SEEN = {
+    "not-json",
+    "unknown-envelope",
+    "duplicate-name",
+    "too-deep",
+    "no-key",
+    "bad-key-encoding",
+    "unsupported-major",
+    "bad-record",
+    "too-many-envelopes",
+}
 
 
 async def test_changes_reach_the_replica_though_another_queue_is_gone(rig: Rig) -> None:
     rig.notify()
     async with rig.worker(), rig.ingesting():
         rig.source.put(ODD, b"one")
-        await replicated(rig, ODD, b"one")
+        await rig.replicated(ODD, b"one")
         rig.source.put(ODD, b"two")
-        await replicated(rig, ODD, b"two")
+        await rig.replicated(ODD, b"two")
         rig.source.client.delete_object(Bucket=rig.source.bucket, Key=ODD)
         await eventually(lambda: rig.replica.see(ODD) is None, 20, interval_s=0.1)
         await eventually(lambda: rig.queue.left() == 0, 10, interval_s=0.1)
     assert "-gone: An error occurred" in rig.log()
-
-
-async def test_late_delete_event_after_recreate_leaves_the_replica(rig: Rig) -> None:
-    rig.source.put("k", b"recreated")
-    async with rig.worker(), running(rig.ingestor()):
-        rig.queue.send(s3_body(s3_record("k", bucket=rig.source.bucket)))
-        await replicated(rig, "k", b"recreated")
-        handle = rig.client.get_workflow_handle(object_workflow_id(rig.route, "k"))
-        await handle.result()
-        before, first = rig.replica.see("k"), (await handle.describe()).run_id
-        rig.queue.send(s3_body(s3_record("k", "ObjectRemoved:Delete", bucket=rig.source.bucket)))
-        await eventually(lambda: rig.queue.left() == 0, 10, interval_s=0.1)
-        assert (await handle.describe()).run_id != first, "the delete event was looked at"
-        assert (await handle.result())["outcome"] == "in_sync"
-        assert rig.replica.see("k") == before
 
 
 async def test_only_a_poisoned_message_stays_and_its_good_records_are_started(rig: Rig) -> None:
@@ -75,9 +62,9 @@ async def test_only_a_poisoned_message_stays_and_its_good_records_are_started(ri
         "junk", s3_body(a), s3_body(a), s3_body(b, s3_record("%FF"), c), s3_body(s3_record(bucket="elsewhere")), s3_body(skipped)
     )
     ingestor = rig.ingestor()
-    async with rig.worker(), running(ingestor):
+    async with rig.worker(), rig.ingest(ingestor):
         for key in ("a", "b", "c"):
-            await replicated(rig, key, key.encode())
+            await rig.replicated(key, key.encode())
         await eventually(lambda: ingestor.counts["received"] == 6 and rig.queue.left() == 2, 10, interval_s=0.1)
     assert rig.replica.keys() == {"a", "b", "c"}
     assert ingestor.counts["unroutable"] == 1
@@ -85,67 +72,94 @@ async def test_only_a_poisoned_message_stays_and_its_good_records_are_started(ri
     assert ingestor.counts["acknowledged"] == 4
 
 
-async def test_nothing_is_deleted_while_temporal_is_down(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    def looks() -> int:
-        return sum("Temporal is still away" in record.getMessage() for record in caplog.records)
-
-    with TemporalServer(headless=True) as server:
-        client = await Client.connect(server.address, data_converter=pydantic_data_converter)
-        server.kill()
-        rig.queue.send(s3_body(s3_record("k", bucket=rig.source.bucket)))
-        ingestor = rig.ingestor(client=client)
-        async with running(ingestor):
-            await eventually(lambda: looks() >= 2, 20)
-            assert rig.queue.left() == 1
-            assert ingestor.counts["acknowledged"] == ingestor.counts["started"] == 0
-            await asyncio.to_thread(server.restart)
-            await eventually(lambda: ingestor.counts["acknowledged"] == 1, 30)
-            handle = client.get_workflow_handle(object_workflow_id(rig.route, "k"))
-            assert (await handle.describe()).task_queue == rig.settings.temporal.control_queue
-            assert rig.queue.left() == 0
-            assert ingestor.counts["received"] == 1, "an outage spends no receives"
-
-
-async def test_stopping_during_an_outage_ends_and_leaves_the_message(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    with TemporalServer(headless=True) as server:
-        client = await Client.connect(server.address, data_converter=pydantic_data_converter)
-    rig.queue.send(s3_body(s3_record("k", bucket=rig.source.bucket)))
-    async with running(rig.ingestor(client=client)):
-        await eventually(lambda: "Temporal does not take" in caplog.text, 20)
-    assert rig.queue.left() == 1
-
-
-async def test_a_deletion_that_fails_spares_the_others_of_its_batch(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    rig.queue.send(s3_body())
-    ingestor = rig.ingestor()
-    (raw,) = rig.queue.sqs.receive_message(QueueUrl=rig.queue.url)["Messages"]
-    message = read_message(raw, ingestor.routes, ingestor.replicas)
-    async with ingestor.client() as sqs:
-        await ingestor.delete(sqs, [replace(message, receipt="no-such-receipt"), message])
-    assert rig.queue.left() == 0
-    assert ingestor.counts["acknowledged"] == 1
-    assert [record.getMessage() for record in caplog.records if "not deleted" in record.getMessage()]
-
-
-@pytest.mark.parametrize("has_redrive", [False, True])
-async def test_poison_is_deleted_at_the_fifth_receive_unless_the_queue_redrives(rig: Rig, has_redrive: bool) -> None:
+@pytest.mark.parametrize(("redrive_after", "receives"), [(2, 2), (None, 5)])
+async def test_poison_is_deleted_at_the_fifth_receive_unless_the_queue_redrives(rig: Rig, redrive_after: int | None, receives: int) -> None:
     dead = make_queue(rig.queue.sqs)
-    if has_redrive:
-        policy = json.dumps({"deadLetterTargetArn": dead.arn, "maxReceiveCount": 7})
+    if redrive_after:
+        policy = json.dumps({"deadLetterTargetArn": dead.arn, "maxReceiveCount": redrive_after})
         rig.queue.sqs.set_queue_attributes(QueueUrl=rig.queue.url, Attributes={"RedrivePolicy": policy})
     rig.queue.send("junk")
     ingestor = rig.ingestor(replace(FAST, visibility_s=1))
-    async with running(ingestor):
-        await eventually(lambda: rig.queue.left() == 0, 20, interval_s=0.05)
-    assert dead.left() == int(has_redrive)
-    assert ingestor.counts["quarantined not-json"] == (7 if has_redrive else 5)
+    async with rig.ingest(ingestor):
+        await eventually(lambda: rig.queue.left() == 0, 30, interval_s=0.05)
+    assert dead.left() == (1 if redrive_after else 0)
+    assert ingestor.counts["quarantined not-json"] == receives
+
+
+async def test_whatever_is_poisoned_ends_in_the_dead_letter_queue_and_nothing_else_does(rig: Rig) -> None:
+    dead = make_queue(rig.queue.sqs)
+    policy = json.dumps({"deadLetterTargetArn": dead.arn, "maxReceiveCount": 2})
+    rig.queue.sqs.set_queue_attributes(QueueUrl=rig.queue.url, Attributes={"RedrivePolicy": policy})
+    rig.source.put("good", b"good")
+    # An empty body cannot be sent at all.
+    rig.queue.send_many([POISON[0], rig.event("good"), *POISON[1:5], rig.event("good"), *POISON[5:]])
+    ingestor = rig.ingestor(replace(FAST, visibility_s=1))
+    async with rig.worker(), rig.ingest(ingestor):
+        await rig.replicated("good", b"good")
+        await eventually(lambda: dead.left() == len(POISON), 30, interval_s=0.1)
+        await eventually(lambda: rig.queue.left() == 0, 10, interval_s=0.1)
+    assert dead.bodies() == set(POISON)
+    assert ingestor.counts["acknowledged"] == 2
+    assert {name.removeprefix("quarantined ") for name in ingestor.counts if name.startswith("quarantined ")} == REASONS_SEEN
+
+
+async def test_test_events_are_counted_and_start_nothing(rig: Rig) -> None:
+    plain = json.dumps(TEST_EVENT)
+    async with rig.through() as (seen, source, replica):
+        rig.queue.send(plain, sns(plain), json.dumps({"Type": "SubscriptionConfirmation", "SubscribeURL": source.endpoint}))
+        ingestor = seen.ingestor()
+        async with seen.worker(), seen.ingest(ingestor):
+            await eventually(lambda: ingestor.counts["acknowledged"] == 3, 20)
+        assert source.log == replica.log == []
+    assert (ingestor.counts["test-event"], ingestor.counts["subscription-confirmation"], ingestor.counts["started"]) == (2, 1, 0)
+    assert rig.queue.left() == 0
+
+
+async def test_an_event_of_a_strange_bucket_or_key_touches_no_store(rig: Rig) -> None:
+    async with rig.through() as (seen, source, replica):
+        strange = s3_record("k", bucket="elsewhere")
+        strange["s3"]["bucket"]["arn"] = f"{source.endpoint}/elsewhere"
+        rig.queue.send(s3_body({**strange, "awsRegion": "moon-1", "responseElements": {"x-amz-id-2": source.endpoint}}), rig.event("k.tmp"))
+        ingestor = seen.ingestor()
+        async with seen.worker(), seen.ingest(ingestor):
+            await eventually(lambda: ingestor.counts["acknowledged"] == 2, 20)
+            assert source.log == replica.log == []
+            rig.source.put("k", b"k")
+            rig.queue.send(rig.event("k"))
+            await rig.replicated("k", b"k")
+            assert source.log, "the proxies are in the way"
+            assert replica.log, "the proxies are in the way"
+    assert (ingestor.counts["unroutable"], ingestor.counts["started"]) == (1, 1)
+
+
+async def test_readiness_follows_the_queue(rig: Rig) -> None:
+    ingestor, said = rig.ingestor(replace(FAST, wait_s=20)), list[bool]()
+    ingestor.report = lambda answers, cause: said.append(answers)
+    gate = SqsGate(rig.source.client.meta.endpoint_url)
+    async with gate.listening():
+        ingestor.settings = ingestor.settings.model_copy(update={"endpoint": gate.endpoint})
+        gate.answers["ReceiveMessage"] = gone
+        async with rig.ingest(ingestor):
+            await eventually(lambda: False in said, 20)
+            assert True not in said
+            del gate.answers["ReceiveMessage"]
+            await eventually(lambda: True in said, 10)  # far less than a long poll
+            assert said == sorted(said)
+
+
+async def gone(request: Call, carry: Carry) -> Call:
+    return {"__type": "com.amazonaws.sqs#QueueDoesNotExist", "message": "gone", "_status": 400}
 
 
 @pytest.mark.parametrize(
     ("ingest", "code", "problems"),
     [
         ({}, 2, ["ingest: nothing is configured to take events from"]),
-        ({"webhook": {"listen": "127.0.0.1:1", "token": "env:T"}}, 2, ["ingest.webhook.token: the environment variable T is not set"]),
+        (
+            {"webhook": {"listen": "127.0.0.1:1", "token": "env:T"}, "pubsub": [{"subscription": "projects/p/subscriptions/s"}]},
+            2,
+            ["ingest.webhook.token: the environment variable T is not set"],
+        ),
     ],
 )
 async def test_what_cannot_run_ends_with_one_line_per_field(rig: Rig, ingest: object, code: int, problems: list[str]) -> None:
