@@ -146,12 +146,12 @@ class Dependencies:
         )
         if replicas is None:
             return [], list(chunk)
-        absent, unclear = [], []
+        absent, unclear = list[int](), list[int]()
         for index, key in zip(chunk, keys, strict=True):
             replica = replicas.get(route.destination_key(key))
             original = sources.get(key) if sources is not None else None
             if replica is None:
-                absent.append(index)
+                (absent if original is not None or not references[index].while_kept else unclear).append(index)
             elif original is None or references[index].pointer is not None or not listed_equal(original, replica):
                 unclear.append(index)
         return absent, unclear
@@ -171,7 +171,7 @@ class Dependencies:
     async def _stands(self, route: Route, reference: Reference) -> bool:
         view = await observe(route, reference.key, self._stores)
         if not stands(view.decision, view.replica_info):
-            return False
+            return reference.while_kept and view.source_info is None
         return reference.pointer is None or await self._pointer_resolves(route, view, reference.pointer)
 
     async def _pointer_resolves(self, route: Route, view: View, pointer: str) -> bool:

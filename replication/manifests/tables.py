@@ -11,7 +11,7 @@ import base64
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -63,7 +63,7 @@ class IcebergRule(ContentRule):
             raise InvalidManifest("is no Iceberg metadata: has no format-version")
         location, table = _optional(document, "location", str, ""), _table_of(self.source.below(key))
         paths = _iceberg_paths(document)
-        return distinct(_reference(where, path, lambda text: self._key(text, location, table)) for where, path in paths)
+        return _while_kept(_reference(where, path, lambda text: self._key(text, location, table)) for where, path in paths)
 
     def _key(self, path: str, location: str, table: str) -> str:
         root = location.rstrip("/") + "/"
@@ -111,8 +111,8 @@ class DeltaRule(ContentRule):
             raise InvalidManifest("is no JSON file of a Delta log")
         data = unpack(content, content_encoding)
         if name[3]:
-            return distinct(self._checkpoint(name[1], _object(parse(data), "the pointer")))
-        return distinct(self._actions(name[1], int(name[2] or 0), data))
+            return _while_kept(self._checkpoint(name[1], _object(parse(data), "the pointer")))
+        return _while_kept(self._actions(name[1], int(name[2] or 0), data))
 
     def _actions(self, log: str, number: int, data: bytes) -> Iterator[Reference]:
         if number > 0:
@@ -194,6 +194,11 @@ def _decoded(path: str) -> str:
 
 
 # --- what stands in documents ----------------------------------------------------------------------------------------
+
+
+def _while_kept(references: Iterator[Reference]) -> tuple[Reference, ...]:
+    """Tables write what they name first, and clean up later: old commits name data that a vacuum has removed."""
+    return distinct(replace(reference, while_kept=True) for reference in references)
 
 
 def _reference(where: str, value: Any, key_of: Callable[[str], str]) -> Reference:

@@ -344,6 +344,20 @@ async def test_a_success_marker_waits_for_its_siblings(temporal_client: Client, 
     assert sorted(destination.order[:-1]) == ["t/part-0", "t/part-1"]
 
 
+async def test_a_table_whose_old_data_was_removed_at_the_source_is_still_replicated(
+    temporal_client: Client, source: MemoryStore, destination: Published
+) -> None:
+    log = "t/_delta_log/"
+    await put(source, log + f"{1:020}.json", {"add": {"path": "vacuumed.parquet"}})
+    await put(source, log + f"{2:020}.json", {"add": {"path": "kept.parquet"}})
+    await put(source, "t/kept.parquet", b"data")
+    lab = make_lab(temporal_client, source, destination, dependencies="delta", dependency_wait=BY_WAKING)
+    async with lab.worker():
+        assert (await lab.replicate(log + f"{2:020}.json")).outcome == "copied"
+    assert sorted(destination.order[:2]) == [log + f"{1:020}.json", "t/kept.parquet"]
+    assert destination.order[2:] == [log + f"{2:020}.json"]
+
+
 async def events(client: Client, workflow_id: str) -> Counter[int]:
     history = await client.get_workflow_handle(workflow_id).fetch_history()
     return Counter(event.event_type for event in history.events)
