@@ -19,7 +19,7 @@ __all__ = ["RESTING", "RIGHT", "WORKFLOW", "Handle", "failure_result", "read_pro
 
 RIGHT = frozenset({"copied", "updated", "in_sync", "deleted", "kept"})
 """Outcomes that leave nothing to do; every other one makes a command end with exit code 1."""
-RESTING = frozenset({"waiting", "stalled", "awaited", "paused"})
+RESTING = frozenset({"waiting", "stalled", "awaited", "held", "paused"})
 """Phases of an open workflow that only the world, or an operator, ends."""
 
 

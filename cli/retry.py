@@ -32,7 +32,7 @@ async def _resting(client: Client, route: str, reason: str | None) -> AsyncItera
     async for rested in rested_objects(client, route):
         if reason in (None, rested.result.reason):
             yield rested.key
-    async for run in client.list_workflows(of_route(route, 'ExecutionStatus = "Running"', 'DrayagePhase = "waiting"')):
+    async for run in client.list_workflows(of_route(route, 'ExecutionStatus = "Running"', 'DrayagePhase IN ("waiting", "stalled")')):
         if reason is None or await _waits_for(client, run.id, reason):
             yield await key_of(client, run)
 
@@ -42,4 +42,4 @@ async def _waits_for(client: Client, workflow_id: str, reason: str) -> bool:
         progress = await read_progress(client.get_workflow_handle(workflow_id))
     except RPCError:
         return False
-    return progress.phase == "waiting" and progress.waiting_for.partition(": ")[0] == reason
+    return progress.phase in ("waiting", "stalled") and progress.waiting_for.partition(": ")[0] == reason
