@@ -109,6 +109,7 @@ class Dispatcher:
         self._coalescer: Coalescer[Target] = Coalescer(coalesce_s)
         self._pending: dict[Target, _Start] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gone = asyncio.Event()
         self._back = asyncio.Event()
         self._back.set()
         self._probing: asyncio.Task[None] | None = None
@@ -204,13 +205,18 @@ class Dispatcher:
         del self._pending[target]
         if not self.available:
             raise _Away
-        await start_object(self._client, self._queue, target.route, target.key, "event", at=start.at, rpc_timeout=self._start_timeout)
+        timeout = self._start_timeout
+        request = start_object(self._client, self._queue, target.route, target.key, "event", at=start.at, rpc_timeout=timeout)
+        # The SDK repeats each request for ten seconds; with one that failed, the others are given up.
+        if await unless_stopped(request, self._gone) is None:
+            raise _Away
 
     def _failed(self, start: _Start, error: Exception) -> None:
         if not _is_outage(error):
             log.error("cannot start: %s", error, extra={"route": start.target.route, "key": start.target.key})
         elif self._probing is None:
             log.warning("Temporal does not take starts, so nothing is received: %s", error)
+            self._gone.set()
             self._back.clear()
             self._probing = asyncio.create_task(self._probe())
         start.done.set_exception(error)
@@ -226,6 +232,7 @@ class Dispatcher:
             await asyncio.sleep(self._pace.pause_s(failures))
         log.info("Temporal takes starts again")
         self._probing = None
+        self._gone.clear()
         self._back.set()
 
 

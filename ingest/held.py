@@ -22,7 +22,7 @@ class Bounds:
 
 
 class Held:
-    """Messages by their receipt. `most` is the largest number that was held at once."""
+    """Messages by their receipt. `most` and `most_targets` are the largest numbers that were held at once."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
@@ -30,6 +30,7 @@ class Held:
         self._leased_at: dict[str, float] = {}
         self._targets: Counter[Target] = Counter()
         self.most = 0
+        self.most_targets = 0
 
     def add(self, message: Message, now: float) -> None:
         """`now` is when its visibility timeout began, on a clock that never goes back."""
@@ -37,6 +38,7 @@ class Held:
         self._leased_at[message.receipt] = now
         self._targets.update(message.targets)
         self.most = max(self.most, len(self._messages))
+        self.most_targets = max(self.most_targets, len(self._targets))
 
     def drop(self, message: Message) -> None:
         """Raises `KeyError` for a message that is not held."""

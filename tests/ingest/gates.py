@@ -57,7 +57,7 @@ class SqsGate:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         self.port = runner.addresses[0][1]
-        async with aiohttp.ClientSession() as self._session:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as self._session:
             try:
                 yield self
             finally:
@@ -90,18 +90,23 @@ class SqsGate:
 
     async def _carry(self, request: web.Request, call: Call) -> Call:
         kept = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "content-length")}
-        async with self._session.post(self.upstream, data=json.dumps(call), headers=kept) as answer:
-            found: Call = await answer.json(content_type=None)
-            return {**(found or {}), "_status": answer.status}
+        try:
+            async with self._session.post(self.upstream, data=json.dumps(call), headers=kept) as answer:
+                found: Call = await answer.json(content_type=None)
+        except aiohttp.ClientError as error:  # the gate was closed while a poll was under way
+            raise web.HTTPBadGateway from error
+        return {**(found or {}), "_status": answer.status}
 
 
 @dataclass
 class TcpGate:
-    """Relays TCP, `delay_s` later each way. `connections` counts those that were opened."""
+    """Relays TCP, `delay_s` later each way. `connections` counts those that were opened,
+    `stopped` the pieces that found the gate shut."""
 
     upstream: str
     delay_s: float = 0.0
     connections: int = 0
+    stopped: int = 0
     port: int = 0
     _open: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -110,8 +115,11 @@ class TcpGate:
         self._open.set()
 
     def shut(self) -> None:
-        """Nothing passes until the end, and nothing breaks."""
+        """Nothing passes until `open`, and nothing breaks."""
         self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
 
     @property
     def address(self) -> str:
@@ -155,6 +163,7 @@ class TcpGate:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while piece := await reader.read(65_536):
             await asyncio.sleep(self.delay_s)
+            self.stopped += not self._open.is_set()
             await self._open.wait()
             writer.write(piece)
             await writer.drain()

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
 
 from ingest.dispatch import Dispatcher, Started, Target, routes_by_bucket, targets_of
 from ingest.events import ChangeEvent
 from ingest.pace import Pace
 from replication.ids import object_workflow_id
 from replication.settings import Settings, parse_settings
+from tests.ingest.gates import TcpGate
+from tests.poll import eventually
 
 
 def route(name: str, store: str, bucket: str, prefix: str = "", **more: Any) -> dict[str, Any]:
@@ -72,6 +75,41 @@ async def test_a_hot_key_does_not_delay_another(temporal_client: Client) -> None
     assert not waiting.done()
     waiting.cancel()
     await dispatcher.close()
+
+
+async def test_an_event_that_comes_while_a_start_is_sent_gets_another_start(temporal_client: Client) -> None:
+    gate = TcpGate(temporal_client.service_client.config.target_host)
+    async with gate.listening():
+        client = await Client.connect(gate.address, data_converter=pydantic_data_converter)
+        target = Target(f"r-{uuid.uuid4().hex[:12]}", "k")
+        dispatcher = Dispatcher(client, f"q-{uuid.uuid4().hex}", coalesce_s=0.05)
+        gate.shut()
+        first = asyncio.create_task(dispatcher.start([target]))
+        await eventually(lambda: gate.stopped > 0)
+        second = asyncio.create_task(dispatcher.start([target]))
+        await asyncio.sleep(0)  # lets it ask
+        gate.open()
+        assert (await first, await second) == (Started(), Started())
+    assert await signals(temporal_client, target) == 2
+
+
+async def test_a_namespace_that_is_not_there_is_an_outage(temporal_client: Client) -> None:
+    config = temporal_client.service_client.config
+    elsewhere = await Client.connect(config.target_host, namespace=f"n-{uuid.uuid4().hex}", data_converter=pydantic_data_converter)
+    target, dispatcher = Target("r", "k"), Dispatcher(elsewhere, "q")
+    assert await dispatcher.start([target]) == Started(unavailable=frozenset({target}))
+    assert not dispatcher.available
+    await dispatcher.close()
+
+
+async def test_closing_gives_up_what_is_pending(temporal_client: Client) -> None:
+    target = Target(f"r-{uuid.uuid4().hex[:12]}", "k")
+    dispatcher = Dispatcher(temporal_client, f"q-{uuid.uuid4().hex}", coalesce_s=3600.0)
+    await dispatcher.start([target])
+    waiting = asyncio.create_task(dispatcher.start([target]))
+    await asyncio.sleep(0)  # lets it ask
+    await dispatcher.close()
+    assert await asyncio.wait_for(waiting, 10) == Started(unavailable=frozenset({target}))
 
 
 async def test_every_target_is_started_though_more_are_asked_for_than_start_at_once(temporal_client: Client) -> None:

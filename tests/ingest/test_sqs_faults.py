@@ -15,6 +15,7 @@ from embedded.temporal import TemporalServer
 from ingest.pace import Pace
 from ingest.sqs import SqsIngestor
 from ingest.sqs_messages import read_message
+from replication.ids import object_workflow_id
 from tests.ingest.conftest import FAST, Rig, make_queue
 from tests.ingest.gates import Call, Carry, SqsGate, TcpGate
 from tests.poll import eventually
@@ -48,17 +49,17 @@ async def test_an_outage_of_temporal_deletes_nothing_spends_no_receives_and_ends
                 before, received = tcp.connections, ingestor.counts["received"]
                 assert before > 0, "Temporal was asked, and did not answer"
                 await rests(DOWN_S)
-                # Two requests a second at this pace, for each of which the SDK's channel connects a few times.
-                assert tcp.connections - before < 8 * DOWN_S
+                assert tcp.connections - before < 2 * DOWN_S
                 assert ingestor.counts["received"] == received, "nothing more is received"
                 assert ingestor.counts["acknowledged"] == ingestor.counts["started"] == 0
                 assert rig.queue.left() == HELD
                 assert caplog.text.count("Temporal does not take starts") == 1
                 await asyncio.to_thread(server.restart)
-                await eventually(lambda: ingestor.counts["acknowledged"] == HELD, 60)
-            assert ingestor.counts["received"] == HELD
-            assert await client.count_workflows(f"DrayageRoute = '{rig.route}'")
-            assert rig.queue.left() == 0
+                # moto may hand a message to two receives at once, so there may be more than were sent.
+                await eventually(lambda: rig.queue.left() == 0, 60, interval_s=0.1)
+            assert ingestor.counts["acknowledged"] == ingestor.counts["received"] >= HELD
+            handles = [client.get_workflow_handle(object_workflow_id(rig.route, f"k{number}")) for number in range(HELD)]
+            assert len({(await handle.describe()).run_id for handle in handles}) == HELD
 
 
 async def rests(seconds: float) -> None:
@@ -107,22 +108,28 @@ async def test_a_start_that_outlasts_the_visibility_is_made_and_its_message_dele
 async def test_a_deletion_that_fails_in_part_is_tried_again_for_that_part(rig: Rig) -> None:
     gate = SqsGate(rig.source.client.meta.endpoint_url)
 
-    async def three_fail(request: Call, carry: Carry) -> Call:
+    async def first_fails(request: Call, carry: Carry) -> Call:
+        failing, *others = request["Entries"]
+        if not others:
+            return await carry(request)
         del gate.answers["DeleteMessageBatch"]
-        answer = await carry({**request, "Entries": request["Entries"][3:]})
-        failed = [{"Id": entry["Id"], "SenderFault": False, "Code": "InternalError"} for entry in request["Entries"][:3]]
-        return {**answer, "Failed": failed}
+        answer = await carry({**request, "Entries": others})
+        broken.append([entry["ReceiptHandle"] for entry in request["Entries"]])
+        return {**answer, "Failed": [{"Id": failing["Id"], "SenderFault": False, "Code": "InternalError"}]}
 
-    gate.answers["DeleteMessageBatch"] = three_fail
+    broken: list[list[str]] = []
+    gate.answers["DeleteMessageBatch"] = first_fails
     async with gate.listening():
         ingestor = gated(rig.ingestor(), gate)
-        rig.queue.send_many([rig.event(f"k{number}") for number in range(10)])
         async with rig.ingest(ingestor):
-            await eventually(lambda: rig.queue.left() == 0, 20, interval_s=0.1)
-    first, *later = [[entry["ReceiptHandle"] for entry in call.request["Entries"]] for call in gate.calls("DeleteMessageBatch")]
-    assert first[:3] in later, "the three are sent again, by themselves"
-    assert not set(first[3:]) & {receipt for batch in later for receipt in batch}
-    assert (ingestor.counts["acknowledged"], ingestor.counts["received"]) == (10, 10)
+            while not broken:
+                rig.queue.send_many([rig.event(f"k{number}") for number in range(10)])
+                await eventually(lambda: rig.queue.left() == 0, 20, interval_s=0.1)
+    sent = [[entry["ReceiptHandle"] for entry in call.request["Entries"]] for call in gate.calls("DeleteMessageBatch")]
+    failed, *deleted = broken[0]
+    assert [failed] in sent, "the one that failed is sent again, by itself"
+    assert all(sum(receipt in batch for batch in sent) == 1 for receipt in deleted)
+    assert ingestor.counts["acknowledged"] == ingestor.counts["received"]
 
 
 async def test_a_receipt_that_sqs_does_not_take_spares_the_others_of_its_batch(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
