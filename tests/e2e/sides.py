@@ -147,14 +147,15 @@ class S3Side(Side):
         self.client.delete_object(Bucket=self.bucket, Key=key)
 
     def see(self, key: str) -> Seen | None:
+        """None also for an object that is deleted while it is looked at."""
         try:
             found = self.client.get_object(Bucket=self.bucket, Key=key)
+            body = found["Body"].read()
+            tags = self.client.get_object_tagging(Bucket=self.bucket, Key=key)["TagSet"]
         except ClientError as error:
             if error.response["Error"]["Code"] == "NoSuchKey":
                 return None
             raise
-        body = found["Body"].read()
-        tags = self.client.get_object_tagging(Bucket=self.bucket, Key=key)["TagSet"]
         user, mark = _apart(found["Metadata"])
         properties = Properties(
             content_type=found.get("ContentType", ""),
