@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--rounds N] [--write]`: the peers side by side, in one run, on the same servers."""
+"""`python -m benchmarks [--only TABLE] [--rounds N] [--write]`: the peers side by side, in one run, on the same servers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import platform
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from benchmarks.events import events
@@ -26,25 +27,37 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-async def _rows(lab: BenchLab, rounds: int) -> list[Row]:
-    return await objects(lab, rounds=rounds) + await events(lab)
+CASES: dict[str, Callable[[BenchLab, int], Awaitable[list[Row]]]] = {
+    "objects": lambda lab, rounds: objects(lab, rounds=rounds),
+    "events": lambda lab, rounds: events(lab),
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved runs of each program (default: 3)")
-    parser.add_argument("--write", action="store_true", help="keep the table in docs/BENCHMARKS.md")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved runs of each program, for objects (default: 3)")
+    parser.add_argument("--only", choices=CASES, help="one of the tables (default: all)")
+    parser.add_argument("--write", action="store_true", help="keep the tables in docs/BENCHMARKS.md")
     options = parser.parse_args()
-    with bench_lab() as lab:
-        rows = asyncio.run(_rows(lab, options.rounds))
-    print(table(rows))
-    if options.write:
-        text = TABLE.read_text()
-        start, end = "<!-- table -->", "<!-- end of table -->"
-        before, after = text.partition(start)[0], text.partition(end)[2]
-        command = f"`python -m benchmarks --rounds {options.rounds} --write` on {platform.machine()}, {platform.python_version()}"
-        TABLE.write_text(f"{before}{start}\n{command}\n\n{table(rows)}\n{end}{after}")
+    for name in [options.only] if options.only else CASES:
+        with bench_lab() as lab:
+            rows = asyncio.run(_rows(lab, name, options.rounds))
+        print(table(rows))
+        if options.write:
+            _keep(name, rows, options.rounds)
     return 0
+
+
+async def _rows(lab: BenchLab, name: str, rounds: int) -> list[Row]:
+    return await CASES[name](lab, rounds)
+
+
+def _keep(name: str, rows: list[Row], rounds: int) -> None:
+    text = TABLE.read_text()
+    start, end = f"<!-- table of {name} -->", f"<!-- end of {name} -->"
+    before, after = text.partition(start)[0], text.partition(end)[2]
+    command = f"`python -m benchmarks --only {name} --rounds {rounds} --write` on {platform.machine()}, {platform.python_version()}"
+    TABLE.write_text(f"{before}{start}\n{command}\n\n{table(rows)}\n{end}{after}")
 
 
 if __name__ == "__main__":

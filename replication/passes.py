@@ -1,0 +1,163 @@
+"""Passes over a route: what one is asked to do, what it counts, how it is steered, and the payloads between its workflows.
+
+A pass compares every key of both sides and of the ledger. In mode `repair` it copies what is missing or differs, `plan`
+tells what it would do, `verify` tells what is wrong; the last two write nothing at any store.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import Field
+
+from replication.models import ListedObject, Payload
+
+Mode = Literal["repair", "plan", "verify"]
+PassState = Literal["running", "paused", "held", "waiting", "done", "incomplete", "cancelled", "failed", "skipped"]
+PASS_STATES: dict[PassState, str] = {
+    "running": "comparing and repairing",
+    "paused": "held by an operator's `pause`",
+    "held": "its deletions wait for an operator's `approve`",
+    "waiting": "a store, the network or the ledger must heal first; tried again by itself",
+    "done": "every key was looked at",
+    "incomplete": "every key was looked at, and some objects could not be settled",
+    "cancelled": "stopped by a request; run again, it does only the rest",
+    "failed": "it could not go on; the reason says why",
+    "skipped": "another pass of the route was running",
+}
+MAX_NOTES = 20
+
+
+class Filters(Payload):
+    """Which keys a pass looks at, on both sides alike. Empty means every key of the route.
+
+    `prefix` and the globs are of the key below the route's prefix; sizes in bytes, both ends included; times in seconds since
+    1970, of the source object; `storage_classes` of the source object; keys up to `start_after` (full source keys) are left out.
+    """
+
+    prefix: str = ""
+    include: list[str] = []
+    exclude: list[str] = []
+    min_size: int | None = None
+    max_size: int | None = None
+    modified_after: float | None = None
+    modified_before: float | None = None
+    storage_classes: list[str] = []
+    start_after: str = ""
+
+    def admits(self, source: ListedObject) -> bool:
+        """Whether an object of the source, as its listing shows it, is asked for. Key patterns are matched elsewhere."""
+        version = source.version
+        if self.min_size is not None and version.size_bytes < self.min_size:
+            return False
+        if self.max_size is not None and version.size_bytes > self.max_size:
+            return False
+        if self.storage_classes and (source.storage_class or "STANDARD") not in self.storage_classes:
+            return False
+        return self._admits_time(version.modified)
+
+    def _admits_time(self, modified: datetime | None) -> bool:
+        if self.modified_after is None and self.modified_before is None:
+            return True
+        if modified is None:
+            return False
+        at = modified.astimezone(UTC).timestamp()
+        return (self.modified_after is None or at > self.modified_after) and (self.modified_before is None or at < self.modified_before)
+
+    @property
+    def by_object(self) -> bool:
+        """Whether a key is left out for what its source object is, so that a replica without one proves nothing."""
+        bounds = (self.min_size, self.max_size, self.modified_after, self.modified_before)
+        return bool(self.storage_classes) or any(bound is not None for bound in bounds)
+
+
+class Counters(Payload):
+    """What a pass did, or in mode `plan` would do. Objects, except for `bytes_…` and `requests`.
+
+    `listed` are source objects, `replicas` destination objects. Every one of `listed` is in exactly one of `skipped` (right
+    already), `kept` (left alone by policy), `copied`, `updated`, `waiting` (archive, manifest, or a store that must heal),
+    `blocked`, `failed`, `differing` (mode `verify`). `extra` are replicas without a source, `deleted` those of them that went.
+    """
+
+    listed: int = 0
+    replicas: int = 0
+    skipped: int = 0
+    kept: int = 0
+    copied: int = 0
+    updated: int = 0
+    waiting: int = 0
+    blocked: int = 0
+    failed: int = 0
+    differing: int = 0
+    extra: int = 0
+    deleted: int = 0
+    bytes_listed: int = 0
+    bytes_copied: int = 0
+    requests: int = 0
+
+    def plus(self, other: Counters) -> Counters:
+        return Counters.model_construct(**{name: getattr(self, name) + getattr(other, name) for name in Counters.model_fields})
+
+
+class Steering(Payload):
+    """How fast a pass may go: objects at once (None: the worker's own limit), bytes and requests a second over all workers."""
+
+    paused: bool = False
+    concurrency: int | None = None
+    bytes_per_s: float | None = None
+    requests_per_s: float | None = None
+
+
+class LimitUpdate(Payload):
+    """Which limits of a running pass change; a field that is not set stays as it is, 0 lifts a limit."""
+
+    concurrency: int | None = None
+    bytes_per_s: float | None = None
+    requests_per_s: float | None = None
+
+    def applied(self, steering: Steering) -> Steering:
+        changed = {name: value or None for name, value in self.model_dump().items() if value is not None}
+        return steering.model_copy(update=changed)
+
+
+class PassInput(Payload):
+    """Input of `ReconcileRoute` and `VerifyRoute`. `cause` is `request` or `schedule`."""
+
+    route: str
+    mode: Mode = "repair"
+    filters: Filters = Filters()
+    cause: str = "request"
+    deep: bool = False
+    """Mode `verify`: read every byte of both sides."""
+    limits: LimitUpdate = LimitUpdate()
+
+
+class PassProgress(Payload):
+    """Answer of the `progress` query. `held` says what an operator would approve; `problem` what it waits for."""
+
+    route: str
+    mode: Mode = "repair"
+    pass_id: str = ""
+    state: PassState = "running"
+    counters: Counters = Counters()
+    partitions_done: int = 0
+    partitions_open: int = 0
+    started_at: float = 0.0
+    steering: Steering = Steering()
+    held: str = ""
+    problem: str = ""
+
+
+class PassResult(Payload):
+    """How a pass ended. At most 20 notes."""
+
+    route: str
+    mode: Mode = "repair"
+    pass_id: str = ""
+    state: PassState = "done"
+    reason: str = ""
+    counters: Counters = Counters()
+    seconds: float = 0.0
+    partitions: int = 0
+    notes: list[str] = Field(default_factory=list)
