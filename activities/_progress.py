@@ -41,6 +41,8 @@ class PulseDetails(BaseModel):
     timeouts: int = 0
     bytes_done: int = 0
     parts: list[PartRecord] = []
+    scan: dict[str, Any] | None = None
+    """How far a scan is (`replication.passes.ScanResult`)."""
 
 
 class Pulse:

@@ -11,8 +11,9 @@ from temporalio import activity
 from activities import metrics
 from activities._progress import PartRecord, pulse
 from activities.deletions import Permits
+from activities.recording import record
 from activities.settle import Settler
-from ledger.receipts import Receipts
+from ledger.ledger import Ledger
 from replication.errors import IntegrityMismatch, RouteChanged, UploadCorrupt
 from replication.keys import check_key
 from replication.limits import Capabilities
@@ -26,6 +27,7 @@ from replication.models import (
     Part,
     PartRunInput,
     PartRunResult,
+    ReplicateObjectResult,
     SettleInput,
     Settlement,
     Waiting,
@@ -48,11 +50,15 @@ their replicas stand."""
 class ObjectActivities:
     """Built once per worker, around the settings and the stores."""
 
-    def __init__(self, settings: Settings, stores: Stores, receipts: Receipts, permits: Permits, await_objects: AwaitObjects) -> None:
+    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger, permits: Permits, await_objects: AwaitObjects) -> None:
         self._streams = settings.worker.streams
         self._await_objects = await_objects
         self._stores = stores
-        self._settler = Settler(settings, stores, receipts, permits)
+        self._ledger = ledger
+        self._settler = Settler(settings, stores, ledger, permits, record=self._record)
+
+    async def _record(self, result: ReplicateObjectResult) -> None:
+        await record(self._ledger, result, activity.info().workflow_id or "")
 
     @activity.defn(name="settle_object")
     async def settle_object(self, input: SettleInput) -> Settlement:

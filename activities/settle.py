@@ -15,7 +15,8 @@ from dataclasses import replace
 from activities.deletions import Permit, Permits
 from activities.dependencies import Dependencies
 from activities.pairs import Pairs
-from ledger.receipts import Receipts
+from ledger.ledger import Ledger
+from replication.compare import replica_token, source_token
 from replication.errors import DestinationForeign, IntegrityMismatch, NotSupported, ObjectError, PreconditionFailed, SourceArchived
 from replication.ids import new_copy_id
 from replication.limits import Capabilities
@@ -33,15 +34,26 @@ from replication.models import (
     SettleInput,
     Settlement,
     Verification,
+    Version,
 )
 from replication.parts import plan_parts
 from replication.routes import SKIP_REASONS, Route
 from replication.settings import GATHERED_BYTES, Settings
 from replication.verify import level, same_checksums
 from stores.budget import ByteBudget
-from stores.observe import View, head_or_absent, places
+from stores.observe import View, head_or_absent, places, view_of
 from stores.registry import Stores
-from stores.transfer import GATHER_MAX, Meter, Place, Transferred, check_fence, commit_recognised, send_object
+from stores.transfer import (
+    GATHER_MAX,
+    Meter,
+    Place,
+    Transferred,
+    check_fence,
+    commit_recognised,
+    quick_retry,
+    send_bytes,
+    send_object,
+)
 
 LOOKS = 3
 """How often one settling looks again by itself when a fence held."""
@@ -51,18 +63,37 @@ HELD_S = 900.0
 PACED_S = 12.0
 """Seconds until one asks again that waits for others to be counted."""
 
+Record = Callable[[ReplicateObjectResult], Awaitable[None]]
+"""Keeps a result in the ledger. Raises `LedgerUnavailable`: the object is then looked at again, and recorded."""
+
 
 class Settler:
-    """Settles keys of the configured routes. `random` only makes copy ids."""
+    """Settles keys of the configured routes.
 
-    def __init__(self, settings: Settings, stores: Stores, receipts: Receipts, permits: Permits, *, inline_max: int = GATHER_MAX) -> None:
+    `record` is told of every result. Deletions ask for `permits`; None where somebody gave one for all of them. One that
+    `collects` makes none, and tells them as a pause.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        stores: Stores,
+        ledger: Ledger,
+        permits: Permits | None,
+        *,
+        record: Record,
+        collects: bool = False,
+        inline_max: int = GATHER_MAX,
+    ) -> None:
         self._settings = settings
         self._stores = stores
-        self._inline_max = inline_max
+        self._record = record
+        self._collects = collects
+        self.inline_max = inline_max
         self._budget = ByteBudget(GATHERED_BYTES)
         self._dependencies = Dependencies(stores)
         self._permits = permits
-        self._pairs = Pairs(settings, stores, receipts)
+        self._pairs = Pairs(settings, stores, ledger)
         self._random = random.SystemRandom()
 
     def route(self, name: str) -> Route:
@@ -95,7 +126,7 @@ class Settler:
             case "copy":
                 return await self._copy(view, meter)
             case "update":
-                return await self._recorded(view.route, await self._update(view, meter))
+                return await self._recorded(await self._update(view, meter))
             case "wait":
                 raise SourceArchived(decision.message)
             case "block":
@@ -103,12 +134,13 @@ class Settler:
             case "conflict":
                 return _told(view, "conflict")
             case "keep":
-                return _told(view, "kept")
+                return await self._recorded(_told(view, "kept"))
             case _:
-                return await self._recorded(view.route, _told(view, "in_sync"))
+                return await self._recorded(_told(view, "in_sync"))
 
-    async def _recorded(self, route: Route, settlement: Settlement) -> Settlement:
-        await self._pairs.record(route, settlement)
+    async def _recorded(self, settlement: Settlement) -> Settlement:
+        if settlement.result is not None:
+            await self._record(settlement.result)
         return settlement
 
     # --- acting ------------------------------------------------------------------------------------------------------
@@ -122,7 +154,7 @@ class Settler:
             store, key = view.destination.store, view.destination.key
             upload_id = await store.begin_upload(view.destination.bucket, key, plan.attributes)
             return Settlement(plan=plan.model_copy(update={"upload_id": upload_id}))
-        if manifest or plan.source.size_bytes <= self._inline_max:
+        if manifest or plan.source.size_bytes <= self.inline_max:
             return await self.copy_whole(view.route, view.source.key, plan, meter)
         return Settlement(plan=plan)
 
@@ -135,6 +167,34 @@ class Settler:
             route, key, destination, plan, lambda: send(source, destination, plan, capabilities, meter), capabilities.conditional_writes
         )
         return await self.settled(route, source, destination, plan, done)
+
+    async def copy_listed(self, route: Route, key: str, listed: Version, meter: Meter) -> Settlement:
+        """Copies a small object that the destination's listing lacks, by one read and one conditional write.
+
+        Raises `SourceChanged` or `PreconditionFailed` where either side is not what was listed; then `settle` is for it.
+        """
+        source, destination = places(route, key, self._stores)
+        async with self._budget.hold(listed.size_bytes):
+            info, data = await quick_retry(lambda: source.store.fetch(source.bucket, key, pin=listed))
+            meter(len(data))
+            view = view_of(route, source, destination, info, None)
+            if view.decision.action != "copy":
+                return await self._act(view, meter)
+            plan = await self._plan(view, whole=True)
+            capabilities = await self._stores.capabilities(route.destination.store, destination.bucket)
+
+            async def write() -> Transferred:
+                return await send_bytes(
+                    destination,
+                    data,
+                    checksums=info.checksums,
+                    attributes=plan.attributes,
+                    condition=plan.condition,
+                    capabilities=capabilities,
+                )
+
+            done = await self.commit(route, key, destination, plan, write, capabilities.conditional_writes)
+        return await self._recorded(Settlement(result=_copied(route, source, destination, plan, done)))
 
     async def commit(
         self, route: Route, key: str, destination: Place, plan: CopyPlan, write: Callable[[], Awaitable[Transferred]], fenced: bool
@@ -151,21 +211,7 @@ class Settler:
         """The result of a finished copy; dirty if the source is not what was copied any more."""
         now = await head_or_absent(source)
         changed = now is None or now.version.token != plan.source.token or now.version.revision != plan.source.revision
-        result = ReplicateObjectResult(
-            route=route.name,
-            key=source.key,
-            outcome="copied",
-            reason=plan.reason,
-            bytes_copied=done.bytes_sent,
-            size_bytes=plan.source.size_bytes,
-            verification=done.verification,
-            crc32c=done.checksums.crc32c,
-            source_version=plan.source.token,
-            destination_key=destination.key,
-            destination_version=done.info.version.token,
-            losses=plan.losses[:MAX_LOSSES],
-        )
-        return await self._recorded(route, Settlement(result=result, dirty=changed))
+        return await self._recorded(Settlement(result=_copied(route, source, destination, plan, done), dirty=changed))
 
     async def _streamed(self, source: Place, destination: Place, plan: CopyPlan, capabilities: Capabilities, meter: Meter) -> Transferred:
         return await send_object(
@@ -206,22 +252,26 @@ class Settler:
             return await self._copy(replace(view, decision=decision), meter)
         settlement = _told(view, "updated")
         assert settlement.result is not None
-        return settlement.model_copy(update={"result": settlement.result.model_copy(update={"destination_version": info.version.token})})
+        now = {"destination_version": info.version.token, "destination_listed": replica_token(info.version, view.destination.store.kind)}
+        return settlement.model_copy(update={"result": settlement.result.model_copy(update=now)})
 
     async def _delete(self, view: View, absent_for_s: float) -> Settlement:
         """After the hold, and with the route's permit, the source is looked at again before the replica goes."""
         assert view.replica_info is not None
+        if self._collects:
+            return Settlement(pause=Pause(phase="waiting", reason="deletion-collected", message="a pass deletes at its end", seconds=HELD_S))
         hold_s = view.route.settings.deletions.hold or 0.0
         if absent_for_s < hold_s:
             message = f"gone from the source; its replica goes when it has been gone for {hold_s:g} s"
             return Settlement(pause=Pause(phase="waiting", reason="deletion-hold", message=message, seconds=hold_s - absent_for_s))
-        permit = await self._permits.ask(view.route.name, view.source.key)
-        if not permit.granted:
-            return Settlement(pause=_pause(permit))
+        if self._permits is not None:
+            permit = await self._permits.ask(view.route.name, view.source.key)
+            if not permit.granted:
+                return Settlement(pause=_pause(permit))
         if await head_or_absent(view.source) is not None:
             raise PreconditionFailed("the source exists again")
         await view.destination.store.delete(view.destination.bucket, view.destination.key, view.replica_info.version)
-        return _told(view, "deleted")
+        return await self._recorded(_told(view, "deleted"))
 
     # --- planning ----------------------------------------------------------------------------------------------------
 
@@ -298,6 +348,25 @@ async def recognise(route: Route, key: str, destination: Place, plan: CopyPlan) 
     return Transferred(info, info.checksums, level(source_compared=compared, destination_proved=compared), plan.source.size_bytes)
 
 
+def _copied(route: Route, source: Place, destination: Place, plan: CopyPlan, done: Transferred) -> ReplicateObjectResult:
+    return ReplicateObjectResult(
+        route=route.name,
+        key=source.key,
+        outcome="copied",
+        reason=plan.reason,
+        bytes_copied=done.bytes_sent,
+        size_bytes=plan.source.size_bytes,
+        verification=done.verification,
+        crc32c=done.checksums.crc32c,
+        source_version=plan.source.token,
+        destination_key=destination.key,
+        destination_version=done.info.version.token,
+        source_listed=source_token(plan.source, source.store.kind),
+        destination_listed=replica_token(done.info.version, destination.store.kind),
+        losses=plan.losses[:MAX_LOSSES],
+    )
+
+
 def _pause(permit: Permit) -> Pause:
     if permit.held:
         return Pause(phase="held", reason="deletions-held", message=permit.reason, seconds=HELD_S)
@@ -319,6 +388,8 @@ def _told(view: View, outcome: Outcome) -> Settlement:
                 "source_version": _token(source),
                 "destination_key": view.destination.key,
                 "destination_version": _token(replica),
+                "source_listed": source_token(source.version, view.source.store.kind) if source else "",
+                "destination_listed": replica_token(replica.version, view.destination.store.kind) if replica else "",
                 "losses": list(view.mapped.losses[:MAX_LOSSES]) if view.mapped else [],
             }
         )

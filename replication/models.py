@@ -230,6 +230,9 @@ class ReplicateObjectResult(Payload):
     source_version: str = ""
     destination_key: str = ""
     destination_version: str = ""
+    source_listed: str = ""
+    """What listings show of these versions (`replication/compare.py`)."""
+    destination_listed: str = ""
     losses: list[str] = []
     seconds: float = 0.0
 

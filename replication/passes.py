@@ -11,7 +11,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from replication.models import ListedObject, Payload
+from replication.deletions import FREE
+from replication.models import ListedObject, Payload, ReplicateObjectResult
+from replication.route_settings import DeletesSettings
 
 Mode = Literal["repair", "plan", "verify"]
 PassState = Literal["running", "paused", "held", "waiting", "done", "incomplete", "cancelled", "failed", "skipped"]
@@ -161,3 +163,154 @@ class PassResult(Payload):
     seconds: float = 0.0
     partitions: int = 0
     notes: list[str] = Field(default_factory=list)
+
+
+# --- between the workflows and activities of a pass ------------------------------------------------------------------
+
+
+class KeyRange(Payload):
+    """Keys below the route's prefix, greater than `after` and up to `up_to`, that one included; "" for no bound."""
+
+    after: str = ""
+    up_to: str = ""
+
+
+class ScanInput(Payload):
+    """One stretch of a range: at most `max_keys` keys are looked at. Manifests are left out in phase `objects`, and are
+    all there is in phase `manifests`. `number` tells apart the partitions of a pass."""
+
+    route: str
+    pass_id: str
+    mode: Mode = "repair"
+    phase: Literal["objects", "manifests"] = "objects"
+    filters: Filters = Filters()
+    deep: bool = False
+    keys: KeyRange = KeyRange()
+    number: int = 0
+    found: int = 0
+    """Differences told so far in this partition."""
+    max_keys: int = 100_000
+
+
+class ScanResult(Payload):
+    """What a stretch did. Everything up to `cursor` is done and recorded, but for the keys in `large`, which need a workflow
+    each; `ended` where the range has nothing behind it. At most 100 KiB of keys, or 200."""
+
+    cursor: str = ""
+    ended: bool = False
+    counters: Counters = Counters()
+    large: list[str] = []
+    found: int = 0
+
+
+class PartitionInput(Payload):
+    """Input of `ReconcilePartition`: a range of a pass; `done` is what runs before this one counted."""
+
+    scan: ScanInput
+    done: Counters = Counters()
+    shares_at_once: bool = False
+    """Leave what is behind the first stretch to others."""
+
+
+class PartitionResult(Payload):
+    """How a partition ended. `rest` is what it leaves to others, where it was asked to share; `problem` why it failed."""
+
+    counters: Counters = Counters()
+    rest: KeyRange | None = None
+    problem: str = ""
+    reason: str = ""
+
+
+class SplitInput(Payload):
+    route: str
+    prefix: str = ""
+    keys: KeyRange = KeyRange()
+    pieces: int = 8
+
+
+class Begun(Payload):
+    """What the workflow of a pass has to know of its route."""
+
+    manifests: bool = False
+    mirror: bool = False
+
+
+class BeginPassInput(Payload):
+    """Input of `begin_pass`: records that a pass runs. `started_at` in seconds since 1970."""
+
+    route: str
+    pass_id: str
+    mode: Mode
+    started_at: float
+
+
+class EndPassInput(Payload):
+    """Input of `end_pass`."""
+
+    route: str
+    pass_id: str
+    state: PassState
+    reason: str = ""
+    counters: Counters = Counters()
+
+
+class WeighInput(Payload):
+    """Input of `weigh_deletions`."""
+
+    route: str
+    pass_id: str
+    counters: Counters = Counters()
+
+
+class ExtraInput(Payload):
+    """Input of `delete_extra`: the replicas that this pass found without a source, after `after`."""
+
+    route: str
+    pass_id: str
+    approved: bool = False
+    after: str = ""
+
+
+class ExtraResult(Payload):
+    """What became of those looked at; `waiting` have not been gone for the route's `hold` yet, and `held` says why some wait
+    for an operator. `ended`: none is left behind `cursor`."""
+
+    cursor: str = ""
+    ended: bool = False
+    deleted: int = 0
+    kept: int = 0
+    failed: int = 0
+    waiting: int = 0
+    held: str = ""
+
+
+class SteeringShare(Payload):
+    """Answer of the `steering` query: the limits of the whole pass, and how many scans share them."""
+
+    steering: Steering = Steering()
+    scans: int = 1
+
+
+def held_reason(extra: int, counters: Counters, deletes: DeletesSettings) -> str:
+    """Why so many deletions of one pass are not made without an operator; "" where they may be."""
+    if not extra:
+        return ""
+    if not counters.listed:
+        return f"the source lists no object at all, and {extra} replicas would go"
+    if extra > deletes.max_objects:
+        return f"{extra} deletions, more than {deletes.max_objects}"
+    if extra > FREE and extra * 100 > deletes.max_percent * counters.replicas:
+        return f"{extra} of {counters.replicas} replicas would go, more than {deletes.max_percent:g} %"
+    return ""
+
+
+COUNTED = {"copied": "copied", "updated": "updated", "in_sync": "skipped", "kept": "kept", "waiting": "waiting", "failed": "failed", "deleted": "deleted"}
+"""Which counter an object's outcome moves; every other one is `blocked`."""
+
+
+def count_outcome(counters: Counters, result: ReplicateObjectResult | None) -> Counters:
+    """The counters with one more object; None for one that was still open when the pass went on."""
+    if result is None:
+        return counters.plus(Counters(waiting=1))
+    counted = COUNTED.get(result.outcome, "blocked")
+    return counters.plus(Counters(**{counted: 1, "bytes_copied": result.bytes_copied}))

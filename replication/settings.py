@@ -40,6 +40,9 @@ GATHERED_BYTES = 64 * MIB
 MEMORY_CONTROL_SLOT = 256 * KIB
 """One look at both sides of an object: two sets of attributes, one payload, one request."""
 
+MEMORY_SCAN = 8 * MIB
+"""Listing pages read ahead on both sides, receipts, and what is done but not yet recorded."""
+
 
 def _filled(value: str) -> str:
     if not value.strip():
@@ -63,6 +66,11 @@ class TemporalSettings(SettingsModel):
     def transfer_queue(self) -> str:
         """Activities that move bytes."""
         return f"{self.task_queue}-transfer"
+
+    @property
+    def bulk_queue(self) -> str:
+        """Scans of passes, which look at and copy thousands of small objects each."""
+        return f"{self.task_queue}-bulk"
 
 
 class RetrySettings(SettingsModel):
@@ -89,6 +97,8 @@ class WorkerSettings(SettingsModel):
 
     control_slots: Count = 100
     transfer_slots: Count = 8
+    bulk_slots: Count = 4
+    """Scans of passes at once; the small objects that all of them have under way are bounded together."""
     streams: Count = 4
     """Parts copied at once within one activity."""
     memory: Size = 512 * MIB
@@ -106,13 +116,13 @@ class WorkerSettings(SettingsModel):
 def memory_bound(worker: WorkerSettings, stores: Iterable[StoreSettings]) -> int:
     """The most bytes that a worker of these settings needs:
 
-        150 MiB + 64 MiB + 12 MiB x S3 stores + 4 MiB x other stores + 2 MiB x transfer_slots x streams + 256 KiB x control_slots
+        150 MiB + 64 MiB + 12 MiB x S3 stores + 4 MiB x other stores + 2 MiB x transfer_slots x streams + 256 KiB x control_slots + 8 MiB x bulk_slots
 
     Object size and part size do not enter: bytes are streamed. An S3-compatible endpoint that verifies no checksum
     trailer is the exception: parts without a known checksum are gathered there before they are sent.
     """
     fixed = MEMORY_BASE + GATHERED_BYTES + sum(MEMORY_S3_STORE if isinstance(store, S3Settings) else MEMORY_STORE for store in stores)
-    return fixed + worker.transfer_slots * worker.streams * MEMORY_STREAM + worker.control_slots * MEMORY_CONTROL_SLOT
+    return fixed + worker.transfer_slots * worker.streams * MEMORY_STREAM + worker.control_slots * MEMORY_CONTROL_SLOT + worker.bulk_slots * MEMORY_SCAN
 
 
 def _ledger_url(value: str) -> str:

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
+from replication.errors import ObjectNotFound, SourceChanged
 from replication.limits import Capabilities, Limits
 from replication.models import (
     Attributes,
@@ -67,6 +68,20 @@ class Store(ABC):
 
         Raises `SourceChanged` if that version is no longer the one to be read, `IntegrityMismatch` on a short, long or
         misplaced answer (status, Content-Range and length are checked), `SourceArchived` if it must be restored."""
+
+    async def fetch(self, bucket: str, key: str, *, pin: Version) -> tuple[ObjectInfo, bytes]:
+        """A small object with its attributes and tags, in as few requests as the store can. `pin` may come from a listing,
+        which shows less than a HEAD does. Raises as `read`, and `SourceChanged` where the object is gone."""
+        try:
+            info = await self.head(bucket, key)
+        except ObjectNotFound as error:
+            raise SourceChanged(str(error)) from error
+        if (info.size_bytes, info.version.etag) != (pin.size_bytes, pin.etag) or (pin.id and info.version.id != pin.id):
+            raise SourceChanged("the source is not what its listing showed")
+        if not info.size_bytes:
+            return info, b""
+        async with self.read(bucket, key, pin=info.version, offset=0, length=info.size_bytes) as chunks:
+            return info, b"".join([chunk async for chunk in chunks])
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ async def observe(route: Route, key: str, stores: Stores, *, paired: bool = Fals
     if failures := [side for side in seen if isinstance(side, BaseException)]:
         raise next((error for error in failures if isinstance(error, Refused)), failures[0])
     info, replica = (side for side in seen if not isinstance(side, BaseException))
-    return _view(route, source, destination, info, replica, paired, common)
+    return view_of(route, source, destination, info, replica, paired, common)
 
 
 async def head_or_absent(place: Place) -> ObjectInfo | None:
@@ -58,15 +58,16 @@ async def head_or_absent(place: Place) -> ObjectInfo | None:
         return None
 
 
-def _view(
+def view_of(
     route: Route,
     source: Place,
     destination: Place,
     info: ObjectInfo | None,
     replica: ObjectInfo | None,
-    paired: bool,
-    common: tuple[str, str] | None,
+    paired: bool = False,
+    common: tuple[str, str] | None = None,
 ) -> View:
+    """What both sides, read a moment ago, lead to."""
     settings = route.settings
     mapped = _mapped(route, source, destination, info) if info is not None else None
     source_place, replica_place = route.source_place(source.key), route.replica_place(source.key)

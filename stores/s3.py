@@ -220,6 +220,19 @@ class S3Store(Store):
             _check_read(response.headers, pin, None if whole else offset, length)
             yield exactly(response, length)
 
+    async def fetch(self, bucket: str, key: str, *, pin: Version) -> tuple[ObjectInfo, bytes]:
+        check_key(key)
+        headers = {"if-match": quoted(pin), "x-amz-checksum-mode": "ENABLED"}
+        async with self._wire.open("GET", bucket, key, None, headers) as response:
+            if response.status != 200:
+                raise self._read_error(await read_answer(response), key)
+            _check_read(response.headers, pin, None, pin.size_bytes)
+            data = b"".join([chunk async for chunk in exactly(response, pin.size_bytes)])
+            answer = Answer(f"GET {key!r}", response.status, response.headers, b"")
+        self._seen_at[bucket] = self._clock()
+        info = object_info(key, answer.headers)
+        return replace(info, attributes=replace(info.attributes, tags=await self._tags(bucket, key, answer))), data
+
     def _read_error(self, answer: Answer, key: str) -> ObjectError:
         if not answer.failed:
             return IntegrityMismatch(f"the answer to a read has status {answer.status}")

@@ -115,11 +115,27 @@ async def send_object(
             chunks = await held.enter_async_context(_range(source, pin, 0, size, meter))
             check = partial(check_source, checksums)
             body = Body(chunks, size, digest=Digest(like=checksums), check=check, known_crc32c=checksums.crc32c)
-        info = await destination.store.put(destination.bucket, destination.key, body, attributes, condition)
+        return await _stored(destination, body, checksums, attributes, condition, capabilities)
+
+
+async def send_bytes(
+    destination: Place, data: bytes, *, checksums: Checksums, attributes: Attributes, condition: Condition, capabilities: Capabilities
+) -> Transferred:
+    """As `send_object`, of bytes that are here already: `checksums` are what their source vouches for."""
+    digest = Digest(like=checksums, md5=True)
+    digest.update(data)
+    check_source(checksums, digest)
+    return await _stored(destination, Body.of(data, checked=digest), checksums, attributes, condition, capabilities)
+
+
+async def _stored(
+    destination: Place, body: Body, checksums: Checksums, attributes: Attributes, condition: Condition, capabilities: Capabilities
+) -> Transferred:
+    info = await destination.store.put(destination.bucket, destination.key, body, attributes, condition)
     ours = body.result().checksums()
     proved = await prove_stored(destination, info, ours, enforced=capabilities.upload_checksum in ("header", "trailer"))
     compared = same_checksums(ours, checksums) is True
-    return Transferred(info, ours, level(source_compared=compared, destination_proved=proved), size)
+    return Transferred(info, ours, level(source_compared=compared, destination_proved=proved), body.size_bytes)
 
 
 async def _gathered(source: Place, pin: Version, checksums: Checksums, meter: Meter) -> Body:

@@ -14,6 +14,9 @@ from temporalio.workflow import ActivityCancellationType, ActivityConfig
 TRANSFER_SUFFIX = "-transfer"
 """The transfer queue of a control queue `drayage` is `drayage-transfer`."""
 
+BULK_SUFFIX = "-bulk"
+"""The queue of scans, whose slots are their own: events never wait behind them."""
+
 HEARTBEAT = timedelta(seconds=20)
 
 _LOST_ATTEMPTS = RetryPolicy(
@@ -40,6 +43,13 @@ RUN = _config(timedelta(hours=48))
 COMPLETE = _config(timedelta(hours=6))
 ABORT = _config(timedelta(minutes=30))
 SWEEP = _config(timedelta(hours=6))
+SCAN = _config(timedelta(hours=48))
+RECORD = ActivityConfig(
+    start_to_close_timeout=timedelta(minutes=1), schedule_to_close_timeout=timedelta(minutes=5), heartbeat_timeout=HEARTBEAT
+)
+"""For what is good to have on record and nothing depends on."""
+PATIENCE = 5
+"""How often what failed after all its retries is begun again by a pass."""
 
 EVENT_PRIORITY = 2
 BULK_PRIORITY = 4

@@ -11,6 +11,7 @@ from temporalio.common import SearchAttributeKey, SearchAttributePair, SearchAtt
 with workflow.unsafe.imports_passed_through():
     from replication.deletions import DeletionsProgress, Limits
     from replication.models import Progress
+    from replication.passes import PASS_STATES, Counters, PassProgress, PassState, ScanInput
     from replication.units import format_size
 
 ROUTE = SearchAttributeKey.for_keyword("DrayageRoute")
@@ -46,6 +47,11 @@ def object_attributes(route: str, key: str) -> TypedSearchAttributes:
     return TypedSearchAttributes([SearchAttributePair(ROUTE, route), SearchAttributePair(KEY, key[:255])])
 
 
+def route_attributes(route: str) -> TypedSearchAttributes:
+    """The search attributes of a workflow that concerns a whole route."""
+    return TypedSearchAttributes([SearchAttributePair(ROUTE, route)])
+
+
 def missing_attributes(route: str, key: str, present: TypedSearchAttributes) -> Sequence[SearchAttributeUpdate[Any]]:
     """What a workflow that was started without search attributes (from the Temporal CLI) sets itself."""
     return [] if present.get(ROUTE) is not None else [ROUTE.value_set(route), KEY.value_set(key[:255])]
@@ -74,6 +80,32 @@ def deletions_details(progress: DeletionsProgress, limits: Limits) -> str:
         lines.append(f"- held: {hold.count:,} requests, because of {_fenced(hold.reason)}")
         lines += [f"  - {_fenced(key)}" for key in hold.first]
     return "\n".join(lines)
+
+
+def pass_details(progress: PassProgress) -> str:
+    """Markdown for the Web UI: how far a pass is, what it did, what it waits for."""
+    counters, steering = progress.counters, progress.steering
+    lines = [
+        f"**{progress.state}** — {PASS_STATES[progress.state]}",
+        "",
+        f"- {progress.mode} of route {_fenced(progress.route)}: {counters.listed:,} objects, {format_size(counters.bytes_listed)}",
+        f"- {counters.copied:,} copied ({format_size(counters.bytes_copied)}), {counters.updated:,} updated, {counters.skipped:,} right already",
+        f"- {counters.failed:,} failed, {counters.blocked:,} blocked, {counters.waiting:,} waiting, {counters.kept:,} kept",
+        f"- {counters.extra:,} replicas without a source, {counters.deleted:,} deleted",
+        f"- {progress.partitions_done} partitions done, {progress.partitions_open} open",
+    ]
+    limits = {"objects at once": steering.concurrency, "bytes/s": steering.bytes_per_s, "requests/s": steering.requests_per_s}
+    lines += [f"- at most {limit:g} {name}" for name, limit in limits.items() if limit]
+    for name, text in (("held", progress.held), ("problem", progress.problem)):
+        if text:
+            lines.append(f"- {name}: {_fenced(text)}")
+    return "\n".join(lines)
+
+
+def partition_progress(scan: ScanInput, counters: Counters, problem: str) -> PassProgress:
+    """A partition's part of the progress of its pass."""
+    state: PassState = "waiting" if problem else "running"
+    return PassProgress(route=scan.route, mode=scan.mode, pass_id=scan.pass_id, state=state, counters=counters, problem=problem)
 
 
 def object_details(route: str, key: str, progress: Progress) -> str:

@@ -1,0 +1,125 @@
+"""The three sequences that a scan joins: what the source lists, what the destination lists, what the ledger remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ledger.ledger import Ledger
+from replication.errors import ServerFault
+from replication.merge import Row, Stream, take_rows
+from replication.passes import KeyRange
+from replication.route_settings import LocationSettings
+from replication.routes import Route
+from stores.registry import Stores
+
+PAGES_AHEAD = 3
+RECEIPTS_PER_PAGE = 5_000
+
+Page = tuple[list[str], Sequence[Any]]
+"""Keys below the prefix, in order, and what the sequence has of each."""
+
+
+class Ahead:
+    """Reads an iterator of pages in the background, a few ahead of its consumer."""
+
+    def __init__(self, pages: AsyncIterator[Page]) -> None:
+        self.stream = Stream()
+        self._queue: asyncio.Queue[Page | BaseException | None] = asyncio.Queue(PAGES_AHEAD)
+        self._task = asyncio.create_task(self._read(pages))
+
+    async def _read(self, pages: AsyncIterator[Page]) -> None:
+        try:
+            async for page in pages:
+                await self._queue.put(page)
+            await self._queue.put(None)
+        except Exception as error:
+            await self._queue.put(error)
+
+    async def fill(self) -> None:
+        """Waits until the stream knows something. Raises what the listing raised."""
+        while self.stream.wants_more:
+            page = await self._queue.get()
+            if isinstance(page, BaseException):
+                raise page
+            if page is None:
+                self.stream.ended = True
+                return
+            try:
+                self.stream.feed(*page)
+            except ValueError as error:
+                raise ServerFault(f"the listing is not to be trusted: {error}") from error
+
+    async def close(self) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+
+async def joined(route: Route, stores: Stores, ledger: Ledger, prefix: str, keys: KeyRange) -> AsyncIterator[list[Row]]:
+    """Batches of (key below the route's prefix, source, replica, receipt) of a range, in key order.
+
+    The destination is asked first: an object that comes into being meanwhile then looks like one without a replica, never
+    like a replica without a source. Raises whatever a listing raises; what came before is right all the same.
+    """
+    sides = [
+        Ahead(_listed(stores, route.destination, prefix, keys)),
+        Ahead(_listed(stores, route.source, prefix, keys)),
+        Ahead(_receipts(ledger, route, prefix, keys)),
+    ]
+    replica, source, receipt = (side.stream for side in sides)
+    try:
+        while True:
+            for side in sides:
+                await side.fill()
+            if rows := take_rows(source, replica, receipt):
+                yield rows
+            if source.drained and replica.drained and receipt.drained:
+                return
+    finally:
+        for side in sides:
+            await side.close()
+
+
+async def _listed(stores: Stores, location: LocationSettings, prefix: str, keys: KeyRange) -> AsyncIterator[Page]:
+    cut = len(location.prefix)
+    start = location.prefix + keys.after if keys.after else ""
+    pages = stores.get(location.store).list_objects(location.bucket, location.prefix + prefix, start_after=start)
+    async for page in pages:
+        names = [entry.key[cut:] for entry in page]
+        count = _up_to(names, keys.up_to)
+        if count:
+            yield names[:count], page[:count]
+        if count < len(names):
+            return
+
+
+async def _receipts(ledger: Ledger, route: Route, prefix: str, keys: KeyRange) -> AsyncIterator[Page]:
+    cut, start = len(route.source.prefix), route.source.prefix + prefix
+    after = max(route.source.prefix + keys.after if keys.after else "", _just_before(start))
+    before = route.source.prefix + keys.up_to + "\0" if keys.up_to else None
+    while True:
+        page = await ledger.range(route.name, after=after, before=before, limit=RECEIPTS_PER_PAGE)
+        kept = [receipt for receipt in page if receipt.key.startswith(start)]
+        if kept:
+            yield [receipt.key[cut:] for receipt in kept], [(r.source_listed, r.destination_listed) for r in kept]
+        if len(page) < RECEIPTS_PER_PAGE or not page[-1].key.startswith(start):
+            return
+        after = page[-1].key
+
+
+def _up_to(names: list[str], last: str) -> int:
+    """How many of the sorted names are not greater than `last`."""
+    return bisect_right(names, last) if last else len(names)
+
+
+def _just_before(prefix: str) -> str:
+    """A string that is smaller than every key that starts with `prefix`, and larger than nearly all smaller ones."""
+    if not prefix:
+        return ""
+    last = ord(prefix[-1])
+    lower = 0xD7FF if last == 0xE000 else last - 1
+    return prefix[:-1] + chr(lower) + "\U0010ffff" if last else prefix[:-1]

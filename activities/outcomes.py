@@ -1,0 +1,183 @@
+"""What a scan does about a key that its listings do not settle: repair it, or tell what repairing it would take."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any, Protocol
+
+from activities._progress import pulse
+from activities.recording import audit_of, quarantined, quarantined_for, receipt_of
+from activities.scan_order import Done
+from activities.settle import Settler
+from ledger.rows import PendingDeletion, Receipt
+from replication.compare import replica_token, source_token
+from replication.errors import (
+    BucketNotFound,
+    ClockSkewed,
+    CredentialsRefused,
+    DestinationReadOnly,
+    EndpointUnreachable,
+    LedgerUnavailable,
+    NoSpace,
+    ObjectError,
+    RouteUnknown,
+    Throttled,
+    Transient,
+)
+from replication.models import ListedObject, ReplicateObjectResult, SettleInput, Settlement
+from replication.passes import COUNTED, ScanInput
+from replication.routes import Route
+from stores.observe import observe
+from stores.registry import Stores
+
+TRIES = 5
+DELAY_S = 0.5
+EVERYBODYS = (
+    BucketNotFound, ClockSkewed, CredentialsRefused, DestinationReadOnly, EndpointUnreachable, LedgerUnavailable, NoSpace, RouteUnknown, Throttled,
+)  # fmt: skip
+"""What would befall every other object as well: the scan stops at it, and goes on when it is over."""
+
+
+class Outcomes(Protocol):
+    """One mode of a pass."""
+
+    inline_max: int
+    """Larger objects need a workflow each."""
+    may_adopt: bool
+    """Whether listings that prove equal content are enough."""
+
+    def adopted(self, key: str, source: ListedObject, replica: ListedObject) -> Receipt: ...
+
+    def planned_copy(self, key: str, source: ListedObject) -> Done: ...
+
+    def told_extra(self, key: str) -> Done: ...
+
+    async def settle(self, key: str, source: ListedObject, *, missing: bool) -> Done: ...
+
+
+class _Common:
+    """What the modes share: the words for what listings alone have settled."""
+
+    def __init__(self, asked: ScanInput, route: Route, stores: Stores, inline_max: int, *, paired: bool, workflow: str) -> None:
+        self.inline_max = inline_max
+        self.may_adopt = not paired
+        self._asked = asked
+        self._route = route
+        self._stores = stores
+        self._paired = paired
+        self._workflow = workflow
+        self._kinds = stores.get(route.source.store).kind, stores.get(route.destination.store).kind
+
+    def adopted(self, key: str, source: ListedObject, replica: ListedObject) -> Receipt:
+        return Receipt(
+            route=self._route.name,
+            key=key,
+            source_version=source.version.token,
+            destination_version=replica.version.token,
+            source_listed=source_token(source.version, self._kinds[0]),
+            destination_listed=replica_token(replica.version, self._kinds[1]),
+            size_bytes=source.version.size_bytes,
+            verification="end-to-end",
+            workflow=self._workflow,
+        )
+
+    def planned_copy(self, key: str, source: ListedObject) -> Done:
+        size = source.version.size_bytes
+        return self._told(key, "copy", "replica-absent", size).count(copied=1, bytes_copied=size, requests=2)
+
+    def told_extra(self, key: str) -> Done:
+        delete = self._route.settings.deletes_mode == "mirror"
+        told = self._told(key, "delete" if delete else "keep", "source-deleted" if delete else "source-absent-deletes-ignored", 0)
+        return told.count(deleted=1, requests=3) if delete else told
+
+    def _told(self, key: str, action: str, reason: str, size: int, **more: Any) -> Done:
+        document = {"route": self._route.name, "key": key, "action": action, "reason": reason, "size_bytes": size, **more}
+        return Done(findings=[(key, document)])
+
+
+class Repair(_Common):
+    """Brings each key to where its source is, with the same code that follows events."""
+
+    def __init__(self, asked: ScanInput, route: Route, stores: Stores, settler: Settler, *, paired: bool, workflow: str) -> None:
+        super().__init__(asked, route, stores, settler.inline_max, paired=paired, workflow=workflow)
+        self._settler = settler
+
+    async def settle(self, key: str, source: ListedObject, *, missing: bool) -> Done:
+        try:
+            settlement = await self._patiently(key, source, missing and not self._paired)
+        except EVERYBODYS:
+            raise
+        except ObjectError as error:
+            counted = {"blocked": "blocked", "waiting": "waiting"}.get(error.rests, "failed")
+            return Done(quarantined=[quarantined(self._route.name, key, error)]).count(**{counted: 1})
+        return await self._accounted(key, settlement)
+
+    async def _patiently(self, key: str, source: ListedObject, missing: bool) -> Settlement:
+        """Tries again what may heal within seconds, and decides anew where a fence held or the source moved on."""
+        for left in range(TRIES - 1, -1, -1):
+            try:
+                if missing:
+                    return await self._settler.copy_listed(self._route, key, source.version, pulse().advance)
+                return await self._settler.settle(self._route, SettleInput(route=self._route.name, key=key, cause="pass"), pulse().advance)
+            except ObjectError as error:
+                if error.rests == "again":
+                    missing = False
+                elif not isinstance(error, Transient | Throttled):
+                    raise
+                if not left:
+                    raise
+                again = error.rests == "again"
+                await asyncio.sleep(0.05 if again else DELAY_S * 2 ** (TRIES - 1 - left) * (0.5 + random.random()))  # noqa: S311  # jitter
+        raise AssertionError("unreachable")
+
+    async def _accounted(self, key: str, settlement: Settlement) -> Done:
+        if settlement.plan is not None:
+            await self._given_back(key, settlement)
+            return Done(large=[key])
+        if settlement.pause is not None:
+            return Done(pending=[PendingDeletion(self._route.name, key, self._asked.pass_id)]).count(extra=1)
+        result = settlement.result
+        if result is None:  # a manifest: it waits in a workflow of its own
+            return Done(large=[key])
+        return self._recorded(key, result)
+
+    def _recorded(self, key: str, result: ReplicateObjectResult) -> Done:
+        done = Done().count(**{COUNTED.get(result.outcome, "blocked"): 1, "bytes_copied": result.bytes_copied})
+        if receipt := receipt_of(result, self._workflow):
+            done.receipts.append(receipt)
+        else:
+            done.released.append((self._route.name, key))
+        if entry := audit_of(result, self._workflow):
+            done.audit.append(entry)
+        if result.outcome == "conflict":
+            done.quarantined.append(quarantined_for(self._route.name, key, result.reason, result.message, "somebody has to choose a side"))
+        return done
+
+    async def _given_back(self, key: str, settlement: Settlement) -> None:
+        """The object grew since it was listed, and its copy was prepared: a workflow prepares it anew."""
+        plan, location = settlement.plan, self._route.destination
+        if plan is not None and plan.upload_id:
+            await self._stores.get(location.store).abort_upload(location.bucket, self._route.destination_key(key), plan.upload_id)
+
+
+class Plan(_Common):
+    """Tells what `Repair` would do; reads, and writes nothing."""
+
+    async def settle(self, key: str, source: ListedObject, *, missing: bool) -> Done:
+        if missing:
+            return self.planned_copy(key, source)
+        try:
+            decision = (await observe(self._route, key, self._stores)).decision
+        except EVERYBODYS:
+            raise
+        except ObjectError as error:
+            counted = {"blocked": "blocked", "waiting": "waiting"}.get(error.rests, "failed")
+            return self._told(key, counted, error.reason, source.version.size_bytes, message=str(error)).count(**{counted: 1})
+        size = source.version.size_bytes
+        counted = {"copy": "copied", "update": "updated", "in_sync": "skipped", "keep": "kept", "wait": "waiting"}.get(decision.action, "blocked")
+        if decision.action == "in_sync":
+            return Done().count(skipped=1, requests=2)
+        told = self._told(key, decision.action, decision.reason, size, message=decision.message)
+        moved = size if decision.action == "copy" else 0
+        return told.count(**{counted: 1}, bytes_copied=moved, requests=4 if moved else 3)

@@ -1,0 +1,159 @@
+"""The activities of a pass: begin, split, scan, weigh and make deletions, end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import pairwise
+
+from temporalio import activity
+from temporalio.client import Client
+
+from activities._progress import pulse
+from activities.deletions import Permits
+from activities.gate import Gate
+from activities.outcomes import EVERYBODYS, Outcomes, Plan, Repair
+from activities.recording import audit_of
+from activities.scan import LANES, Scan
+from activities.settle import Settler
+from activities.splitting import Splitter
+from activities.steering import Steerings
+from ledger.ledger import Ledger
+from ledger.rows import PassRecord, PendingDeletion
+from replication.errors import ObjectError
+from replication.ids import pass_workflow_id
+from replication.models import ReplicateObjectResult, SettleInput
+from replication.passes import (
+    BeginPassInput,
+    Begun,
+    EndPassInput,
+    ExtraInput,
+    ExtraResult,
+    KeyRange,
+    ScanInput,
+    ScanResult,
+    SplitInput,
+    WeighInput,
+    held_reason,
+)
+from replication.settings import Settings
+from stores.registry import Stores
+
+DELETED_AT_ONCE = 16
+DELETIONS_PER_STEP = 1_000
+
+
+class PassActivities:
+    """Built once per worker."""
+
+    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger, permits: Permits, client: Client) -> None:
+        self._settings = settings
+        self._stores = stores
+        self._ledger = ledger
+        self._steerings = Steerings(client)
+        self._lanes = asyncio.Semaphore(LANES)
+        self._collecting = Settler(settings, stores, ledger, None, record=_nothing, collects=True)
+        self._deleting = Settler(settings, stores, ledger, permits, record=self._record)
+        self._approved = Settler(settings, stores, ledger, None, record=self._record)
+
+    @activity.defn(name="begin_pass")
+    async def begin_pass(self, input: BeginPassInput) -> Begun:
+        """Proves that both sides can be listed, and records that the pass runs."""
+        route = self._settings.route(input.route)
+        for location in (route.source, route.destination):
+            writable = location is route.destination and input.mode == "repair"
+            await self._stores.capabilities(location.store, location.bucket, writable=writable)
+        await self._ledger.begin_pass(
+            PassRecord(
+                pass_id=input.pass_id,
+                route=input.route,
+                mode=input.mode,
+                state="running",
+                started_at=input.started_at,
+                workflow=activity.info().workflow_id or "",
+            )
+        )
+        return Begun(manifests=route.rules is not None, mirror=route.settings.deletes_mode == "mirror")
+
+    @activity.defn(name="split_range")
+    async def split_range(self, input: SplitInput) -> list[KeyRange]:
+        """The range in at most `pieces` parts, cut where the source's keys begin to differ."""
+        source = self._settings.route(input.route).source
+        splitter = Splitter(self._stores.get(source.store), source.bucket, source.prefix)
+        cuts = await splitter.cuts(input.prefix, input.keys, input.pieces)
+        bounds = [input.keys.after, *cuts, input.keys.up_to]
+        return [KeyRange(after=after, up_to=up_to) for after, up_to in pairwise(bounds)]
+
+    @activity.defn(name="scan_range")
+    async def scan_range(self, input: ScanInput) -> ScanResult:
+        """One stretch of a range; another attempt goes on where this one left off."""
+        gate = Gate(self._lanes)
+        async with self._steerings.steered(pass_workflow_id(input.mode, input.route), gate):
+            route = self._settings.route(input.route)
+            return await Scan(input, route, self._stores, self._ledger, self._outcomes(input), gate).run()
+
+    def _outcomes(self, input: ScanInput) -> Outcomes:
+        route = self._settings.route(input.route)
+        paired, workflow = input.route in self._settings.counterparts, activity.info().workflow_id or ""
+        if input.mode == "repair":
+            return Repair(input, route, self._stores, self._collecting, paired=paired, workflow=workflow)
+        return Plan(input, route, self._stores, self._collecting.inline_max, paired=paired, workflow=workflow)
+
+    # --- deletions ---------------------------------------------------------------------------------------------------
+
+    @activity.defn(name="weigh_deletions")
+    async def weigh_deletions(self, input: WeighInput) -> str:
+        """Why the deletions that a pass collected wait for an operator; "" where they may go. Forgets those of older passes."""
+        await self._ledger.drop_deletions(input.route, not_of_pass=input.pass_id)
+        count = await self._ledger.pending_count(input.route, pass_id=input.pass_id)
+        return held_reason(count, input.counters, self._settings.route(input.route).settings.deletions)
+
+    @activity.defn(name="delete_extra")
+    async def delete_extra(self, input: ExtraInput) -> ExtraResult:
+        """Looks at collected replicas again, one by one, and deletes those whose source is proved absent."""
+        pending = await self._ledger.pending_deletions(input.route, pass_id=input.pass_id, after=input.after, limit=DELETIONS_PER_STEP)
+        result = ExtraResult(cursor=pending[-1].key if pending else input.after, ended=len(pending) < DELETIONS_PER_STEP)
+        settler, gate = self._approved if input.approved else self._deleting, asyncio.Semaphore(DELETED_AT_ONCE)
+        looks = await asyncio.gather(*(self._delete(settler, gate, one) for one in pending))
+        told = [look for look in looks if isinstance(look, str)]
+        return result.model_copy(
+            update={
+                "deleted": told.count("deleted"),
+                "kept": told.count("kept"),
+                "failed": told.count("failed"),
+                "waiting": told.count("waiting"),
+                "held": next((look.removeprefix("held: ") for look in told if look.startswith("held: ")), ""),
+            }
+        )
+
+    async def _delete(self, settler: Settler, gate: asyncio.Semaphore, pending: PendingDeletion) -> str:
+        async with gate:
+            route, absent_for_s = self._settings.route(pending.route), time.time() - pending.since
+            asked = SettleInput(route=pending.route, key=pending.key, cause="pass", absent_for_s=absent_for_s)
+            try:
+                settlement = await settler.settle(route, asked, pulse().advance)
+            except EVERYBODYS:
+                raise
+            except ObjectError:
+                return "failed"
+            pulse().touch()
+        if settlement.pause is not None:
+            return f"held: {settlement.pause.message}" if settlement.pause.phase == "held" else "waiting"
+        await self._ledger.drop_deletions(pending.route, [pending.key])
+        return "deleted" if settlement.result is not None and settlement.result.outcome == "deleted" else "kept"
+
+    async def _record(self, result: ReplicateObjectResult) -> None:
+        entry = audit_of(result, activity.info().workflow_id or "")
+        gone = [(result.route, result.key)]
+        await self._ledger.record(audit=[entry] if entry else [], forgotten=gone, released=gone)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    @activity.defn(name="end_pass")
+    async def end_pass(self, input: EndPassInput) -> None:
+        """Records how the pass ended."""
+        await self._ledger.end_pass(input.pass_id, state=input.state, reason=input.reason, counters=input.counters.model_dump())
+
+
+async def _nothing(_: ReplicateObjectResult) -> None:
+    """The scan records in batches what its settler tells one by one."""

@@ -1,0 +1,73 @@
+"""What the ledger keeps of a settled object: the receipt of what stands there, and the audit entry of what was done."""
+
+from __future__ import annotations
+
+from ledger.ledger import Ledger
+from ledger.rows import AuditEntry, Quarantined, Receipt
+from replication.errors import ObjectError
+from replication.models import ReplicateObjectResult
+
+RECEIVED = frozenset({"copied", "updated", "in_sync"})
+WRITTEN = frozenset({"copied", "updated", "deleted"})
+NEXT_STEPS = {
+    "blocked": "the {audience} must act; `retry` or the next pass looks again",
+    "failed": "`retry` or the next pass looks again",
+    "waiting": "looked at again by itself, at the latest by the next pass",
+    "again": "the next pass looks again",
+}
+
+
+def receipt_of(result: ReplicateObjectResult, workflow: str) -> Receipt | None:
+    """None where the two sides are not known to be equal."""
+    if result.outcome not in RECEIVED or not (result.source_version and result.destination_version):
+        return None
+    return Receipt(
+        route=result.route,
+        key=result.key,
+        source_version=result.source_version,
+        destination_version=result.destination_version,
+        source_listed=result.source_listed,
+        destination_listed=result.destination_listed,
+        size_bytes=result.size_bytes,
+        crc32c=result.crc32c,
+        verification=result.verification,
+        losses=tuple(result.losses),
+        workflow=workflow,
+    )
+
+
+def audit_of(result: ReplicateObjectResult, workflow: str) -> AuditEntry | None:
+    """None where nothing was written or deleted."""
+    if result.outcome not in WRITTEN:
+        return None
+    return AuditEntry(
+        route=result.route,
+        key=result.key,
+        action=result.outcome,
+        source_version=result.source_version,
+        destination_version=result.destination_version,
+        size_bytes=result.size_bytes,
+        crc32c=result.crc32c,
+        reason=result.reason,
+        workflow=workflow,
+    )
+
+
+def quarantined(route: str, key: str, error: ObjectError) -> Quarantined:
+    """An object that cannot be settled for now: why, and what happens next."""
+    return quarantined_for(route, key, error.reason, str(error), NEXT_STEPS[error.rests].format(audience=error.audience))
+
+
+def quarantined_for(route: str, key: str, reason: str, message: str, next_step: str) -> Quarantined:
+    return Quarantined(route=route, key=key, reason=reason, message=message[:1000], next_step=next_step)
+
+
+async def record(ledger: Ledger, result: ReplicateObjectResult, workflow: str) -> None:
+    """Keeps what a single object's look led to. Raises `LedgerUnavailable`."""
+    receipt, entry = receipt_of(result, workflow), audit_of(result, workflow)
+    gone = result.outcome == "deleted" or result.reason == "both-absent"
+    forgotten = [(result.route, result.key)] if gone else []
+    if receipt or entry or forgotten:
+        await ledger.record(
+            receipts=[receipt] if receipt else [], audit=[entry] if entry else [], forgotten=forgotten, released=forgotten
+        )

@@ -1,0 +1,261 @@
+"""Scanning one stretch of a route: the two listings and the ledger joined in one pass over the keys.
+
+In the common case a key costs nothing but its share of the listings. A small object without a replica is copied by one
+read and one write. Whatever else may need a change is looked at by the same code as an event's object. Large objects and
+manifests are only named: they need a workflow each. Replicas without a source are only noted: nothing is deleted here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from activities._progress import pulse
+from activities.gate import Gate
+from activities.listings import joined
+from activities.outcomes import Outcomes
+from activities.scan_order import Done, Order, Slot, large_bytes
+from ledger.ledger import Ledger
+from ledger.rows import PendingDeletion
+from replication.compare import compare
+from replication.globs import compile_globs
+from replication.merge import Row
+from replication.models import ListedObject
+from replication.passes import Counters, ScanInput, ScanResult
+from replication.routes import Route
+from stores.registry import Stores
+
+LANES = 48
+"""Objects of one scan under way at once."""
+MAX_LARGE = 200
+MAX_LARGE_BYTES = 100 << 10
+FLUSH_S = 0.25
+
+
+class Scan:
+    """One attempt at one stretch. `outcomes` does what a key needs; this file knows which keys need what."""
+
+    def __init__(self, asked: ScanInput, route: Route, stores: Stores, ledger: Ledger, outcomes: Outcomes, gate: Gate) -> None:
+        self._asked = asked
+        self._route = route
+        self._stores = stores
+        self._ledger = ledger
+        self._outcomes = outcomes
+        self._gate = gate
+        self._kinds = stores.get(route.source.store).kind, stores.get(route.destination.store).kind
+        self._order = Order()
+        self._work: asyncio.Queue[tuple[Slot, str, ListedObject]] = asyncio.Queue(2 * LANES)
+        self._moved = asyncio.Event()
+        self._result = _resumed(asked)
+        self._listed_all = self._ended = False
+        self._include, self._exclude = compile_globs(tuple(asked.filters.include)), compile_globs(tuple(asked.filters.exclude))
+        self._plain = self._include is None and self._exclude is None and route.takes_every_key
+
+    async def run(self) -> ScanResult:
+        """Raises what a listing or the ledger raises, once everything under way is recorded or given up."""
+        async with _Tasks() as tasks:
+            lanes = [tasks.start(self._lane()) for _ in range(LANES)]
+            flusher = tasks.start(self._flush_on())
+            await tasks.first_of(tasks.start(self._read()), flusher, *lanes)
+            self._listed_all = True
+            self._moved.set()
+            await tasks.first_of(flusher, *lanes)
+        return self._result.model_copy(update={"ended": self._ended})
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        """Joins the sequences from the cursor on, until the range ends or the stretch is long enough."""
+        keys = self._asked.keys.model_copy(update={"after": self._result.cursor or self._asked.keys.after})
+        looked_at = 0
+        rows = joined(self._route, self._stores, self._ledger, self._asked.filters.prefix, keys)
+        try:
+            async for batch in rows:
+                pulse().touch()
+                await self._take(batch)
+                looked_at += len(batch)
+                if looked_at >= self._asked.max_keys or self._is_laden():
+                    return
+            self._ended = True
+        finally:
+            await rows.aclose()
+
+    def _is_laden(self) -> bool:
+        large = self._result.large
+        return len(large) >= MAX_LARGE or large_bytes(large) >= MAX_LARGE_BYTES
+
+    async def _take(self, batch: list[Row]) -> None:
+        """Sorts the rows of a batch: what needs nothing is counted at once, the rest goes to the lanes."""
+        idle, last = Done(), ""
+        for below, source, replica, receipt in batch:
+            last = below
+            if not self._concerns(below, source):
+                continue
+            verdict = compare(source, replica, receipt, *self._kinds)
+            seen = _seen(source, replica)
+            if self._settled_by_listing(idle, below, verdict, source, replica):
+                idle.count(**seen)
+            else:
+                await self._give(idle, below, seen, verdict, source)
+                idle, last = Done(), ""
+        if last:
+            self._order.take(last).done = idle
+            self._moved.set()
+
+    async def _give(self, idle: Done, below: str, seen: dict[str, int], verdict: str, source: ListedObject) -> None:
+        """Queues work for a key; what needed nothing before it goes ahead of it in the order."""
+        while self._order.is_full:
+            self._moved.set()
+            await asyncio.sleep(0.01)
+        if not idle.is_empty:
+            self._order.take(below).done = idle
+        await self._work.put((self._order.take(below, seen), verdict, source))
+
+    def _concerns(self, below: str, source: ListedObject | None) -> bool:
+        asked = self._asked
+        if not self._plain and not self._is_wanted(below):
+            return False
+        if source is not None and not asked.filters.admits(source):
+            return False
+        if self._route.rules is None:
+            return asked.phase == "objects"
+        is_manifest = self._route.rules.rule_of(self._route.source.prefix + below) is not None
+        return is_manifest == (asked.phase == "manifests") or asked.mode != "repair"
+
+    def _is_wanted(self, below: str) -> bool:
+        if self._exclude is not None and self._exclude.fullmatch(below):
+            return False
+        if self._include is not None and not self._include.fullmatch(below):
+            return False
+        return self._route.skip_reason(self._route.source.prefix + below) is None
+
+    def _settled_by_listing(
+        self, idle: Done, below: str, verdict: str, source: ListedObject | None, replica: ListedObject | None
+    ) -> bool:
+        """Deals with what needs no look at all; False for the rest."""
+        key = self._route.source.prefix + below
+        if verdict == "vanished":
+            idle.forgotten.append((self._route.name, key))
+        elif verdict == "extra":
+            assert replica is not None
+            self._note_extra(idle, key, replica)
+        elif self._asked.mode == "verify":
+            return False
+        elif verdict == "equal":
+            idle.count(skipped=1)
+        elif verdict == "adopt" and self._outcomes.may_adopt:
+            assert source is not None
+            assert replica is not None
+            idle.count(skipped=1)
+            idle.receipts.append(self._outcomes.adopted(key, source, replica))
+        elif source is not None and self._needs_workflow(key, source):
+            self._name_large(idle, key, source)
+        else:
+            return False
+        return True
+
+    def _needs_workflow(self, key: str, source: ListedObject) -> bool:
+        return self._asked.phase == "manifests" or source.version.size_bytes > self._outcomes.inline_max
+
+    def _name_large(self, idle: Done, key: str, source: ListedObject) -> None:
+        if self._asked.mode == "repair":
+            idle.large.append(key)
+        else:
+            idle.add(self._outcomes.planned_copy(key, source))
+
+    def _note_extra(self, idle: Done, key: str, replica: ListedObject) -> None:
+        if self._asked.filters.by_object:
+            return
+        idle.count(extra=1)
+        if self._asked.mode != "repair":
+            idle.add(self._outcomes.told_extra(key))
+        elif self._route.settings.deletes_mode == "mirror":
+            idle.pending.append(PendingDeletion(self._route.name, key, self._asked.pass_id, replica.version.token))
+
+    # --- working -----------------------------------------------------------------------------------------------------
+
+    async def _lane(self) -> None:
+        while True:
+            slot, verdict, source = await self._work.get()
+            missing = verdict == "missing"
+            async with self._gate.admit(source.version.size_bytes, 2 if missing else 4):
+                slot.done = await self._outcomes.settle(self._route.source.prefix + slot.key, source, missing=missing)
+            if self._order.is_ready:
+                self._moved.set()
+
+    async def _flush_on(self) -> None:
+        """Records what is done, in key order, and moves the cursor; ends when everything is."""
+        while not (self._listed_all and self._order.is_empty):
+            await self._moved.wait()
+            self._moved.clear()
+            if ready := self._order.ready():
+                await self._flush(*ready)
+            if not self._listed_all:
+                await asyncio.sleep(FLUSH_S)
+
+    async def _flush(self, cursor: str, done: Done) -> None:
+        result, asked = self._result, self._asked
+        if asked.mode == "repair":
+            await self._ledger.record(
+                receipts=done.receipts,
+                audit=done.audit,
+                quarantined=done.quarantined,
+                released=done.released,
+                forgotten=done.forgotten,
+            )
+            await self._ledger.hold_deletions(done.pending)
+        if done.findings:
+            first = (asked.number << 40) + result.found
+            await self._ledger.add_findings(asked.pass_id, [(first + n, key, doc) for n, (key, doc) in enumerate(done.findings)])
+        self._result = result.model_copy(
+            update={
+                "cursor": cursor,
+                "counters": result.counters.plus(Counters(**done.counters)),
+                "large": [*result.large, *done.large],
+                "found": result.found + len(done.findings),
+            }
+        )
+        pulse().details.scan = self._result.model_dump()
+        pulse().touch()
+
+
+def _seen(source: ListedObject | None, replica: ListedObject | None) -> dict[str, int]:
+    seen = {"listed": 1, "bytes_listed": source.version.size_bytes} if source is not None else {}
+    return {**seen, "replicas": 1} if replica is not None else seen
+
+
+def _resumed(asked: ScanInput) -> ScanResult:
+    """Where the attempt before left off; unreadable details mean the beginning."""
+    with suppress(ValueError):
+        return ScanResult.model_validate(pulse().details.scan)
+    return ScanResult(cursor=asked.keys.after, found=asked.found)
+
+
+class _Tasks:
+    """Tasks that end together: all are cancelled and awaited when the block is left."""
+
+    def __init__(self) -> None:
+        self._all: list[asyncio.Task[Any]] = []
+
+    async def __aenter__(self) -> _Tasks:
+        return self
+
+    def start(self, work: Any) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._all.append(task)
+        return task
+
+    async def first_of(self, main: asyncio.Task[Any], *others: asyncio.Task[Any]) -> None:
+        """Waits for `main`; a failure of any of them is raised at once."""
+        while not main.done():
+            await asyncio.wait([main, *others], return_when=asyncio.FIRST_COMPLETED)
+            for task in others:
+                if task.done():
+                    task.result()
+        main.result()
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._all:
+            task.cancel()
+        await asyncio.gather(*self._all, return_exceptions=True)

@@ -1,0 +1,138 @@
+"""`ReconcilePartition`: a range of a pass. Scans it stretch by stretch, and sees to the objects that need a workflow each."""
+
+from __future__ import annotations
+
+import asyncio
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError, ChildWorkflowError, WorkflowAlreadyStartedError, is_cancelled_exception
+from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
+
+with workflow.unsafe.imports_passed_through():
+    from activities.passes import PassActivities
+    from replication.ids import object_workflow_id
+    from replication.models import ReplicateObjectInput, ReplicateObjectResult
+    from replication.passes import Counters, KeyRange, PartitionInput, PartitionResult, ScanInput, count_outcome
+
+    from workflows import options
+    from workflows.patience import patiently
+    from workflows.steps import Stop
+    from workflows.visibility import object_attributes, object_summary, pass_details, partition_progress
+
+OBJECTS_AT_ONCE = 16
+MANIFESTS_AT_ONCE = 100
+MANIFEST_PATIENCE_S = 300.0
+"""How long a pass waits for a manifest that waits for others; it goes on without the pass."""
+
+
+@workflow.defn(name="ReconcilePartition", failure_exception_types=options.DEFECTS)
+class ReconcilePartition:
+    @workflow.init
+    def __init__(self, input: PartitionInput) -> None:
+        self._scan = input.scan
+        self._counters = input.done
+        self._shares = input.shares_at_once
+        self._window = asyncio.Semaphore(MANIFESTS_AT_ONCE if input.scan.phase == "manifests" else OBJECTS_AT_ONCE)
+        self._objects: list[asyncio.Task[None]] = []
+        self._problem = ""
+
+    @workflow.signal(description="Leave what is behind the stretch under way to others.")
+    def share(self) -> None:
+        self._shares = True
+
+    @workflow.run
+    async def run(self, input: PartitionInput) -> PartitionResult:
+        rest: KeyRange | None = None
+        try:
+            while True:
+                ended = await self._stretch()
+                if ended or self._shares:
+                    rest = None if ended else self._scan.keys
+                    break
+                if workflow.info().is_continue_as_new_suggested():
+                    await self._drained(0)
+                    await workflow.wait_condition(workflow.all_handlers_finished)
+                    workflow.continue_as_new(PartitionInput(scan=self._scan, done=self._counters, shares_at_once=self._shares))
+        except Stop as stop:
+            return PartitionResult(counters=self._counters, problem=f"{stop.reason}: {stop.message}")
+        await self._drained(0)
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return PartitionResult(counters=self._counters, rest=rest)
+
+    async def _stretch(self) -> bool:
+        """Scans one stretch; True where the range ends with it."""
+        self._show()
+        summary = f"{self._scan.phase} after {self._scan.keys.after!r}"[:200]
+        found = await patiently(PassActivities.scan_range, self._scan, options.SCAN, self._troubled, bulk=True, summary=summary)
+        self._counters = self._counters.plus(found.counters)
+        for key in found.large:
+            self._objects.append(asyncio.create_task(self._object(key)))
+        await self._drained(options.MAX_RUNS_IN_FLIGHT)
+        self._scan = self._scan.model_copy(
+            update={"keys": KeyRange(after=found.cursor, up_to=self._scan.keys.up_to), "found": found.found, "max_keys": self._scan.max_keys}
+        )
+        self._show()
+        return found.ended
+
+    async def _drained(self, left: int) -> None:
+        """Waits until at most `left` objects are under way."""
+        await workflow.wait_condition(lambda: sum(not task.done() for task in self._objects) <= left)
+        for task in [task for task in self._objects if task.done()]:
+            self._objects.remove(task)
+            task.result()
+
+    async def _object(self, key: str) -> None:
+        async with self._window:
+            result = await self._replicated(key)
+        self._counters = count_outcome(self._counters, result)
+        self._show()
+
+    async def _replicated(self, key: str) -> ReplicateObjectResult | None:
+        """How the object's own workflow ended; None for one that goes on without the pass."""
+        route = self._scan.route
+        workflow_id = object_workflow_id(route, key)
+        try:
+            handle = await workflow.start_child_workflow(
+                "ReplicateObject",
+                ReplicateObjectInput(route=route, key=key, cause="pass"),
+                id=workflow_id,
+                result_type=ReplicateObjectResult,
+                static_summary=object_summary(route, key),
+                search_attributes=object_attributes(route, key),
+                priority=options.priority(route, bulk=True),
+                cancellation_type=ChildWorkflowCancellationType.ABANDON,
+                parent_close_policy=ParentClosePolicy.ABANDON,
+            )
+        except WorkflowAlreadyStartedError:
+            await self._check(workflow_id)
+            return None
+        patience = MANIFEST_PATIENCE_S if self._scan.phase == "manifests" else None
+        try:
+            result: ReplicateObjectResult = await asyncio.wait_for(asyncio.shield(handle), patience)
+        except TimeoutError:
+            return None
+        except ChildWorkflowError as error:
+            if is_cancelled_exception(error):
+                return None
+            return _failure(error, route, key)
+        return result
+
+    async def _check(self, workflow_id: str) -> None:
+        """An event's workflow is at it already: it looks once more."""
+        try:
+            await workflow.get_external_workflow_handle(workflow_id).signal("check", "pass")
+        except ApplicationError:
+            return  # it has just ended
+
+    def _troubled(self, problem: str) -> None:
+        self._problem = problem
+        self._show()
+
+    def _show(self) -> None:
+        workflow.set_current_details(pass_details(partition_progress(self._scan, self._counters, self._problem)))
+
+
+def _failure(error: ChildWorkflowError, route: str, key: str) -> ReplicateObjectResult:
+    if isinstance(error.cause, ApplicationError) and error.cause.details:
+        return ReplicateObjectResult.model_validate(error.cause.details[0])
+    return ReplicateObjectResult(route=route, key=key, outcome="failed", reason="defect", message=str(error.cause))

@@ -1,0 +1,325 @@
+"""`ReconcileRoute` and `VerifyRoute`: one pass over a route, from the first listing to the last deletion.
+
+A pass is cut into partitions, which split on while they run; data goes before the manifests that may name it; deletions
+come last, when every key of both sides was listed without a gap. The workflow holds counters and ranges, never keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, WorkflowAlreadyStartedError, is_cancelled_exception
+from temporalio.workflow import ChildWorkflowCancellationType, ChildWorkflowHandle, ParentClosePolicy
+
+with workflow.unsafe.imports_passed_through():
+    from activities.passes import PassActivities
+    from replication.ids import partition_id, pass_workflow_id
+    from replication.passes import (
+        BeginPassInput,
+        Begun,
+        Counters,
+        EndPassInput,
+        ExtraInput,
+        KeyRange,
+        LimitUpdate,
+        PartitionInput,
+        PartitionResult,
+        PassInput,
+        PassProgress,
+        PassResult,
+        PassState,
+        ScanInput,
+        SplitInput,
+        Steering,
+        SteeringShare,
+        WeighInput,
+    )
+
+    from workflows import options
+    from workflows.patience import patiently
+    from workflows.steps import Stop
+    from workflows.visibility import PHASE, ROUTE, pass_details, route_attributes
+
+OPEN_PARTITIONS = 8
+MAX_PARTITIONS = 400
+FIRST_STRETCH = 20_000
+"""Keys that the first scan looks at before the rest is split: a small route needs no more than that."""
+STRETCH = 50_000
+HELD_LOOK_S = 900.0
+
+
+class Pass:
+    """The state of one pass, and what operators may say and ask."""
+
+    def __init__(self, input: PassInput) -> None:
+        self._input = input
+        self._steering = input.limits.applied(Steering())
+        self._begun = Begun()
+        self._approved = False
+        self._counters = Counters()
+        self._ranges: list[KeyRange] = []
+        self._open: dict[int, ChildWorkflowHandle[Any, PartitionResult]] = {}
+        self._watching: dict[int, asyncio.Task[None]] = {}
+        self._asked_to_share: set[int] = set()
+        self._done: dict[int, PartitionResult] = {}
+        self._started = 0
+        self._problems: list[str] = []
+        self._progress = PassProgress(route=input.route, mode=input.mode)
+
+    # --- what others may say and ask ---------------------------------------------------------------------------------
+
+    @workflow.update(description="Objects under way finish, nothing more begins.")
+    def pause(self) -> None:
+        self._steering = self._steering.model_copy(update={"paused": True})
+        self._show(state="paused")
+
+    @workflow.update(description="Go on after a pause.")
+    def resume(self) -> None:
+        self._steering = self._steering.model_copy(update={"paused": False})
+        self._show(state="running")
+
+    @workflow.update(description="Change objects at once, bytes a second, requests a second; 0 lifts a limit.")
+    def limit(self, change: LimitUpdate) -> Steering:
+        self._steering = change.applied(self._steering)
+        self._show()
+        return self._steering
+
+    @workflow.update(description="Let the deletions go on that wait. Answers what was held.")
+    def approve(self) -> str:
+        held = self._progress.held
+        self._approved = self._approved or bool(held)
+        return held
+
+    @workflow.query(description="State, counters, partitions, limits, and what it waits for.")
+    def progress(self) -> PassProgress:
+        return self._progress
+
+    @workflow.query(description="The limits of the pass, and how many scans share them.")
+    def steering(self) -> SteeringShare:
+        return SteeringShare(steering=self._steering, scans=max(1, len(self._open)))
+
+    # --- the order of things -----------------------------------------------------------------------------------------
+
+    async def _run(self) -> PassResult:
+        if workflow.info().typed_search_attributes.get(ROUTE) is None:
+            workflow.upsert_search_attributes([ROUTE.value_set(self._input.route)])
+        canonical = pass_workflow_id(self._input.mode, self._input.route)
+        if workflow.info().workflow_id != canonical:
+            return await self._delegate(canonical)
+        self._show(pass_id=workflow.info().run_id, started_at=workflow.info().start_time.timestamp())
+        state: PassState = "failed"
+        reason = ""
+        try:
+            state = await self._pass()
+        except Stop as stop:
+            reason = stop.reason
+            raise ApplicationError(stop.message, type=stop.reason, non_retryable=True) from None
+        except BaseException as error:
+            state = "cancelled" if is_cancelled_exception(error) else "failed"
+            raise
+        finally:
+            await self._close(state, reason)
+        return self._result(state)
+
+    async def _delegate(self, canonical: str) -> PassResult:
+        """A scheduled run has an id of its own; the pass itself runs under the one id that keeps two from running at once."""
+        try:
+            result: PassResult = await workflow.execute_child_workflow(
+                workflow.info().workflow_type,
+                self._input,
+                id=canonical,
+                result_type=PassResult,
+                search_attributes=route_attributes(self._input.route),
+                priority=options.priority(self._input.route, bulk=True),
+                cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+                parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
+            )
+        except WorkflowAlreadyStartedError:
+            return PassResult(route=self._input.route, mode=self._input.mode, state="skipped", reason="already-running")
+        return result
+
+    async def _pass(self) -> PassState:
+        asked = self._input
+        begin = BeginPassInput(
+            route=asked.route, pass_id=self._progress.pass_id, mode=asked.mode, started_at=self._progress.started_at
+        )
+        self._begun = await patiently(PassActivities.begin_pass, begin, options.SETTLE, self._troubled)
+        await self._partitions("objects")
+        if self._begun.manifests and asked.mode == "repair":
+            await self._partitions("manifests")
+        if self._begun.mirror and asked.mode == "repair" and not self._problems:
+            await self._delete_extra()
+        if self._problems:
+            raise Stop(self._problems[0].partition(": ")[0], self._problems[0].partition(": ")[2], "failed")
+        incomplete = self._counters.failed + self._counters.blocked + self._counters.differing
+        return "incomplete" if incomplete else "done"
+
+    # --- partitions --------------------------------------------------------------------------------------------------
+
+    async def _partitions(self, phase: Any) -> None:
+        """Runs ranges in partitions, a bounded number at once, and shares what is left of a long one as others end."""
+        self._ranges = [KeyRange(after=self._input.filters.start_after)]
+        first = True
+        while self._ranges or self._open:
+            while self._ranges and len(self._open) < OPEN_PARTITIONS and not self._problems:
+                await self._start(phase, self._ranges.pop(0), first=first)
+                first = False
+            if self._problems:
+                self._ranges = []
+            await workflow.wait_condition(lambda: bool(self._done) or not self._open)
+            await self._account()
+            if not self._ranges and self._open and self._started < MAX_PARTITIONS:
+                await self._ask_to_share()
+
+    async def _start(self, phase: Any, keys: KeyRange, *, first: bool) -> None:
+        number = self._started
+        self._started += 1
+        scan = ScanInput(
+            route=self._input.route,
+            pass_id=self._progress.pass_id,
+            mode=self._input.mode,
+            phase=phase,
+            filters=self._input.filters,
+            deep=self._input.deep,
+            keys=keys,
+            number=number,
+            max_keys=FIRST_STRETCH if first else STRETCH,
+        )
+        handle = await workflow.start_child_workflow(
+            "ReconcilePartition",
+            PartitionInput(scan=scan, shares_at_once=first),
+            id=partition_id(self._input.mode, self._input.route, number),
+            result_type=PartitionResult,
+            static_summary=f"{self._input.route}: {phase}, partition {number}",
+            search_attributes=route_attributes(self._input.route),
+            priority=options.priority(self._input.route, bulk=True),
+            cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+            parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
+        )
+        self._open[number] = handle
+        self._watching[number] = asyncio.create_task(self._await(number, handle))
+
+    async def _await(self, number: int, handle: ChildWorkflowHandle[Any, PartitionResult]) -> None:
+        try:
+            self._done[number] = await handle
+        except ChildWorkflowError as error:
+            if is_cancelled_exception(error):
+                raise
+            self._done[number] = PartitionResult(problem=f"defect: {error.cause}")
+
+    async def _account(self) -> None:
+        """Takes over what ended partitions counted, and splits what they left."""
+        for number in sorted(self._done):
+            result = self._done.pop(number)
+            del self._open[number]
+            del self._watching[number]
+            self._counters = self._counters.plus(result.counters)
+            if result.problem:
+                self._problems.append(result.problem)
+            elif result.rest is not None:
+                self._ranges += await self._split(result.rest)
+            self._show(partitions_done=self._progress.partitions_done + 1)
+
+    async def _split(self, keys: KeyRange) -> list[KeyRange]:
+        pieces = min(OPEN_PARTITIONS - len(self._open), MAX_PARTITIONS - self._started)
+        if pieces < 2:
+            return [keys]
+        split = SplitInput(route=self._input.route, prefix=self._input.filters.prefix, keys=keys, pieces=pieces)
+        return await patiently(PassActivities.split_range, split, options.SETTLE, self._troubled)
+
+    async def _ask_to_share(self) -> None:
+        """The partition that runs longest gives what it has left to the others, at the end of its stretch."""
+        number = min((number for number in self._open if number not in self._asked_to_share), default=None)
+        if number is not None and len(self._open) < OPEN_PARTITIONS:
+            self._asked_to_share.add(number)
+            with suppress(ApplicationError):  # it has ended meanwhile
+                await self._open[number].signal("share")
+
+    # --- deletions ---------------------------------------------------------------------------------------------------
+
+    async def _delete_extra(self) -> None:
+        weigh = WeighInput(route=self._input.route, pass_id=self._progress.pass_id, counters=self._counters)
+        if held := await patiently(PassActivities.weigh_deletions, weigh, options.SETTLE, self._troubled):
+            await self._hold(held)
+        cursor, ended = "", False
+        while not ended:
+            await workflow.wait_condition(lambda: not self._steering.paused)
+            asked = ExtraInput(route=self._input.route, pass_id=self._progress.pass_id, approved=self._approved, after=cursor)
+            done = await patiently(PassActivities.delete_extra, asked, options.SCAN, self._troubled, bulk=True)
+            self._counters = self._counters.plus(Counters(deleted=done.deleted, failed=done.failed))
+            self._show()
+            if done.held:
+                await self._hold(done.held)
+                cursor = ""
+            else:
+                cursor, ended = done.cursor, done.ended
+
+    async def _hold(self, reason: str) -> None:
+        """Waits for an operator, however long that takes."""
+        self._show(state="held", held=reason)
+        workflow.upsert_search_attributes([PHASE.value_set("held")])
+        await workflow.wait_condition(lambda: self._approved)
+        self._show(state="running", held="")
+        workflow.upsert_search_attributes([PHASE.value_set("settling")])
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    async def _close(self, state: PassState, reason: str) -> None:
+        self._show(state=state)
+        if not self._progress.pass_id:
+            return
+        end = EndPassInput(
+            route=self._input.route, pass_id=self._progress.pass_id, state=state, reason=reason, counters=self._counters
+        )
+        with suppress(ActivityError):
+            await workflow.execute_activity_method(PassActivities.end_pass, end, **options.RECORD)
+        await workflow.wait_condition(workflow.all_handlers_finished)
+
+    def _result(self, state: PassState) -> PassResult:
+        info = workflow.info()
+        return PassResult(
+            route=self._input.route,
+            mode=self._input.mode,
+            pass_id=self._progress.pass_id,
+            state=state,
+            counters=self._counters,
+            seconds=round((workflow.now() - info.start_time).total_seconds(), 3),
+            partitions=self._started,
+        )
+
+    def _troubled(self, problem: str) -> None:
+        self._show(state="waiting" if problem else "running", problem=problem)
+
+    def _show(self, **fields: Any) -> None:
+        now = {"counters": self._counters, "partitions_open": len(self._open), "steering": self._steering, **fields}
+        self._progress = self._progress.model_copy(update=now)
+        workflow.set_current_details(pass_details(self._progress))
+
+
+@workflow.defn(name="ReconcileRoute", failure_exception_types=options.DEFECTS)
+class ReconcileRoute(Pass):
+    """Repairs, or with mode `plan` tells what repairing would do."""
+
+    @workflow.init
+    def __init__(self, input: PassInput) -> None:
+        super().__init__(input)
+
+    @workflow.run
+    async def run(self, input: PassInput) -> PassResult:
+        return await self._run()
+
+
+@workflow.defn(name="VerifyRoute", failure_exception_types=options.DEFECTS)
+class VerifyRoute(Pass):
+    """Compares everything and writes nothing."""
+
+    @workflow.init
+    def __init__(self, input: PassInput) -> None:
+        super().__init__(input.model_copy(update={"mode": "verify"}))
+
+    @workflow.run
+    async def run(self, input: PassInput) -> PassResult:
+        return await self._run()
