@@ -27,7 +27,7 @@ from activities._boundary import Boundary
 from activities.deletions import Permits
 from activities.housekeeping import HousekeepingActivities
 from activities.objects import AwaitObjects, ObjectActivities
-from ledger.receipts import Receipts
+from ledger.ledger import Ledger
 from replication.errors import SettingsError
 from replication.logs import configure_logging
 from replication.settings import Settings, load_settings
@@ -44,10 +44,10 @@ HEARTBEAT_THROTTLE = timedelta(seconds=5)
 WORKFLOWS: Sequence[type] = (ReplicateObject, RouteDeletions, Housekeeping)
 
 
-def build_workers(client: Client, settings: Settings, stores: Stores, receipts: Receipts, role: str) -> list[Worker]:
+def build_workers(client: Client, settings: Settings, stores: Stores, ledger: Ledger, role: str) -> list[Worker]:
     """The workers of a role, not yet running."""
     permits = Permits(client, settings, stores)
-    objects = ObjectActivities(settings, stores, receipts, permits, _await_objects(client, settings.temporal.control_queue))
+    objects = ObjectActivities(settings, stores, ledger, permits, _await_objects(client, settings.temporal.control_queue))
     sweeps = HousekeepingActivities(settings, stores, client)
     control: list[Callable[..., Any]] = [
         objects.settle_object, objects.complete_copy, objects.abort_copy, sweeps.list_routes, sweeps.sweep_orphans,
@@ -90,21 +90,21 @@ async def run_worker(settings: Settings, role: str, environ: Mapping[str, str], 
     """Connects, polls until `stop` is set, finishes or hands back what runs, closes everything."""
     runtime = prometheus_runtime(settings.worker.metrics)
     metrics.bind(runtime.metric_meter)
-    stores, receipts = Stores(settings, environ), Receipts(settings.ledger)
+    stores, ledger = Stores(settings, environ), Ledger(settings.ledger)
     for name in sorted({location.store for route in settings.routes for location in (route.source, route.destination)}):
         stores.get(name)
     try:
         client = await connect(settings.temporal, environ, runtime=runtime)
         await ensure_search_attributes(client)
         async with contextlib.AsyncExitStack() as running:
-            for worker in build_workers(client, settings, stores, receipts, role):
+            for worker in build_workers(client, settings, stores, ledger, role):
                 await running.enter_async_context(worker)
             log.info("worker is ready: role %s, task queue %s, %d routes", role, settings.temporal.task_queue, len(settings.routes))
             await stop.wait()
             log.info("worker is stopping")
     finally:
         await stores.close()
-        await receipts.close()
+        await ledger.close()
 
 
 async def _main(settings: Settings, role: str) -> None:

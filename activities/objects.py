@@ -12,7 +12,7 @@ from activities import metrics
 from activities._progress import PartRecord, pulse
 from activities.deletions import Permits
 from activities.settle import Settler
-from ledger.receipts import Receipts
+from ledger.ledger import Ledger
 from replication.errors import IntegrityMismatch, RouteChanged, UploadCorrupt
 from replication.keys import check_key
 from replication.limits import Capabilities
@@ -48,11 +48,11 @@ their replicas stand."""
 class ObjectActivities:
     """Built once per worker, around the settings and the stores."""
 
-    def __init__(self, settings: Settings, stores: Stores, receipts: Receipts, permits: Permits, await_objects: AwaitObjects) -> None:
+    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger, permits: Permits, await_objects: AwaitObjects) -> None:
         self._streams = settings.worker.streams
         self._await_objects = await_objects
         self._stores = stores
-        self._settler = Settler(settings, stores, receipts, permits)
+        self._settler = Settler(settings, stores, ledger, permits)
 
     @activity.defn(name="settle_object")
     async def settle_object(self, input: SettleInput) -> Settlement:

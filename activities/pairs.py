@@ -7,7 +7,8 @@ import logging
 from contextlib import suppress
 from dataclasses import replace
 
-from ledger.receipts import Receipt, Receipts
+from ledger.ledger import Ledger
+from ledger.rows import Receipt
 from replication.errors import NotSupported, PreconditionFailed
 from replication.mark import without_mark
 from replication.models import ABSENT, Settlement
@@ -27,10 +28,10 @@ def conflict_key(key: str, location_id: str, token: str) -> str:
 class Pairs:
     """Looks at keys of routes that another route leads back from; for the others, plain `observe`."""
 
-    def __init__(self, settings: Settings, stores: Stores, receipts: Receipts) -> None:
+    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger) -> None:
         self._counterparts = settings.counterparts
         self._stores = stores
-        self._receipts = receipts
+        self._ledger = ledger
 
     async def observe(self, route: Route, key: str) -> View:
         """Both sides, and for a pair what they last had in common. Raises `NotSupported` for a pair without fences."""
@@ -44,8 +45,8 @@ class Pairs:
 
     async def _common(self, route: Route, back: Route, key: str) -> tuple[str, str] | None:
         """The newest receipt of either route, as (source token, replica token) of this one."""
-        there = await self._receipts.find(route.name, key)
-        return_trip = await self._receipts.find(back.name, route.destination_key(key))
+        there = await self._ledger.find(route.name, key)
+        return_trip = await self._ledger.find(back.name, route.destination_key(key))
         if return_trip is not None and (there is None or return_trip.recorded_at > there.recorded_at):
             return return_trip.destination_version, return_trip.source_version
         return (there.source_version, there.destination_version) if there is not None else None
@@ -56,19 +57,16 @@ class Pairs:
         if route.name not in self._counterparts or result is None or not (result.source_version and result.destination_version):
             return
         if result.outcome in ("copied", "updated", "in_sync"):
-            await self._receipts.record(
-                [
-                    Receipt(
-                        route=route.name,
-                        key=result.key,
-                        source_version=result.source_version,
-                        destination_version=result.destination_version,
-                        size_bytes=result.size_bytes,
-                        crc32c=result.crc32c,
-                        verification=result.verification,
-                    )
-                ]
+            receipt = Receipt(
+                route=route.name,
+                key=result.key,
+                source_version=result.source_version,
+                destination_version=result.destination_version,
+                size_bytes=result.size_bytes,
+                crc32c=result.crc32c,
+                verification=result.verification,
             )
+            await self._ledger.record(receipts=[receipt])
 
     async def keep_beside(self, view: View) -> None:
         """Copies what stands at the destination to a key of its own, as a user's object, before it is overwritten.

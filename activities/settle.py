@@ -15,7 +15,7 @@ from dataclasses import replace
 from activities.deletions import Permit, Permits
 from activities.dependencies import Dependencies
 from activities.pairs import Pairs
-from ledger.receipts import Receipts
+from ledger.ledger import Ledger
 from replication.errors import DestinationForeign, IntegrityMismatch, NotSupported, ObjectError, PreconditionFailed, SourceArchived
 from replication.ids import new_copy_id
 from replication.limits import Capabilities
@@ -55,14 +55,14 @@ PACED_S = 12.0
 class Settler:
     """Settles keys of the configured routes. `random` only makes copy ids."""
 
-    def __init__(self, settings: Settings, stores: Stores, receipts: Receipts, permits: Permits, *, inline_max: int = GATHER_MAX) -> None:
+    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger, permits: Permits, *, inline_max: int = GATHER_MAX) -> None:
         self._settings = settings
         self._stores = stores
         self._inline_max = inline_max
         self._budget = ByteBudget(GATHERED_BYTES)
         self._dependencies = Dependencies(stores)
         self._permits = permits
-        self._pairs = Pairs(settings, stores, receipts)
+        self._pairs = Pairs(settings, stores, ledger)
         self._random = random.SystemRandom()
 
     def route(self, name: str) -> Route:
