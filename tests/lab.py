@@ -11,7 +11,7 @@ from typing import Any
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 
-from ledger.receipts import Receipts
+from ledger.ledger import Ledger
 from replication.ids import object_workflow_id
 from replication.models import Progress, ReplicateObjectInput, ReplicateObjectResult
 from replication.settings import Settings, parse_settings
@@ -48,9 +48,9 @@ class Lab:
     async def worker(self, role: str = "all") -> AsyncIterator[None]:
         """Runs the workers of a role while the block runs."""
         async with contextlib.AsyncExitStack() as running:
-            receipts = Receipts(self.settings.ledger)
-            running.push_async_callback(receipts.close)
-            for worker in build_workers(self.client, self.settings, self.stores, receipts, role):
+            ledger = Ledger(self.settings.ledger)
+            running.push_async_callback(ledger.close)
+            for worker in build_workers(self.client, self.settings, self.stores, ledger, role):
                 await running.enter_async_context(worker)
             yield
 

@@ -1,0 +1,77 @@
+"""Opens the database: SQLite or PostgreSQL, its transactions, and the migrations that ship with this package."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, column, create_engine, event, func, inspect, select, table
+
+from ledger.schema import HEAD
+
+BUSY_S = 10
+"""How long SQLite waits for another writer, and a connection to PostgreSQL for its answer."""
+CONNECTIONS = 4
+"""The most connections of one process, and the threads that use them."""
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATION_LOCK = 0x64726179616765
+
+_migrating = threading.Lock()  # Alembic's context is one of the process
+
+
+def open_engine(url: str) -> Engine:
+    """`sqlite:///path` or `postgresql://…`; nothing is contacted yet."""
+    if url.startswith("postgresql://"):
+        engine = create_engine(
+            "postgresql+psycopg://" + url.removeprefix("postgresql://"),
+            pool_size=CONNECTIONS,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": BUSY_S},
+        )
+    else:
+        engine = create_engine(url, pool_size=CONNECTIONS, connect_args={"timeout": BUSY_S, "isolation_level": None})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def writing(engine: Engine) -> Engine:
+    """The same engine, whose transactions are going to write: SQLite takes its lock at the beginning, and waits for it there."""
+    return engine.execution_options(writes=True)
+
+
+def is_postgres(connection: Connection) -> bool:
+    return connection.dialect.name == "postgresql"
+
+
+def migrate(engine: Engine) -> str:
+    """Brings the schema to the newest revision, and returns it. Any number of processes may do so at once."""
+    with engine.connect() as connection:
+        if _revision(connection) == HEAD:
+            return HEAD
+    with _migrating, writing(engine).begin() as connection:
+        if is_postgres(connection):
+            connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        command.upgrade(config, "head")
+        return _revision(connection)
+
+
+def _revision(connection: Connection) -> str:
+    if not inspect(connection).has_table("alembic_version"):
+        return ""
+    return connection.execute(select(table("alembic_version", column("version_num")))).scalar() or ""
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    """Readers go on beside a writer."""
+    connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")

@@ -1,0 +1,193 @@
+"""The ledger: receipts, audit chain, quarantine, passes. One database for all routes, shared by any number of workers.
+
+A receipt is evidence and not truth: without it a decision falls back on checksums and marks, so a lost ledger loses no object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from ledger import audit, passes, queries
+from ledger.batch import Batch, Place, write
+from ledger.engine import CONNECTIONS, migrate, open_engine, writing
+from ledger.group import GroupCommit
+from ledger.rows import AuditEntry, ChainReport, Finding, PassRecord, PendingDeletion, Quarantined, Receipt
+from replication.errors import LedgerUnavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Ledger:
+    """The ledger at a database URL (`sqlite:///path` or `postgresql://…`), opened and migrated when first used.
+
+    Safe for any number of processes, and of concurrent calls in the event loop of its first. Every call raises
+    `LedgerUnavailable` when the database fails. Pages are in the order of the keys' bytes, from behind `after`.
+    """
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+        self._url = url
+        self._clock = clock
+        self._opened: Engine | None = None
+        self._opening = asyncio.Lock()
+        self._writing = asyncio.Lock()
+        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="ledger")
+        self._group = GroupCommit(lambda batches: self._write(write, batches))
+
+    async def migrate(self) -> str:
+        """Brings the schema to the newest revision, and returns it."""
+        return await self._run(migrate, await self._engine())
+
+    async def close(self) -> None:
+        """Waits for what is being written. A closed ledger opens again when it is used."""
+        await self._group.finish()
+        engine, self._opened = self._opened, None
+        if engine is not None:
+            await self._run(engine.dispose)
+
+    # --- objects -------------------------------------------------------------------------------------------------
+
+    async def find(self, route: str, key: str) -> Receipt | None:
+        return await self._read(queries.find_receipt, route, key)
+
+    async def range(self, route: str, *, after: str = "", before: str | None = None, limit: int = 10_000) -> list[Receipt]:
+        """Receipts with after < key < before; None is no bound."""
+        return await self._read(queries.receipt_range, route, after, before, limit)
+
+    async def receipt_count(self, route: str) -> int:
+        return await self._read(queries.receipt_count, route)
+
+    async def record(
+        self,
+        *,
+        receipts: Iterable[Receipt] = (),
+        audit: Iterable[AuditEntry] = (),
+        quarantined: Iterable[Quarantined] = (),
+        released: Iterable[Place] = (),
+        forgotten: Iterable[Place] = (),
+    ) -> None:
+        """All of it in one transaction, committed on return. Times that are 0 become now.
+
+        A receipt takes the place of the one before and releases its object from the quarantine; an object that is
+        quarantined again counts one more attempt. `forgotten` receipts are removed. Concurrent calls share transactions.
+        """
+        batch = Batch(self._clock(), tuple(receipts), tuple(audit), tuple(quarantined), tuple(released), tuple(forgotten))
+        if len(batch):
+            await self._group.add(batch)
+
+    async def quarantine(self, route: str, *, reason: str | None = None, after: str = "", limit: int = 1000) -> list[Quarantined]:
+        return await self._read(queries.quarantined, route, reason, after, limit)
+
+    async def quarantine_counts(self, route: str) -> dict[str, int]:
+        """How many objects rest for each reason."""
+        return await self._read(queries.quarantine_counts, route)
+
+    # --- audit -----------------------------------------------------------------------------------------------------
+
+    async def history(self, route: str, key: str) -> list[AuditEntry]:
+        """Every change of one key, oldest first."""
+        return await self._read(audit.history, route, key)
+
+    async def audit(self, route: str, *, after: int = 0, limit: int = 1000) -> list[AuditEntry]:
+        """Entries with a sequence number above `after`, oldest first."""
+        return await self._read(audit.entries, route, after, limit)
+
+    async def verify_chain(self, route: str) -> ChainReport:
+        """Reads the whole chain of a route, in bounded memory."""
+        return await self._read(audit.verify, route)
+
+    # --- passes ------------------------------------------------------------------------------------------------------
+
+    async def begin_pass(self, record: PassRecord) -> None:
+        """Keeps the record of a pass. Repeated, it replaces all but `started_at`; a pass that has ended stays as it is."""
+        await self._write(passes.begin, record, self._clock())
+
+    async def end_pass(self, pass_id: str, *, state: str, reason: str = "", counters: dict[str, int]) -> None:
+        """Repeated, it replaces all but `ended_at`. A pass that never began is left alone."""
+        await self._write(passes.end, pass_id, state, reason, counters, self._clock())
+
+    async def passes(self, route: str, limit: int = 20) -> list[PassRecord]:
+        """The newest first."""
+        return await self._read(passes.newest, route, limit)
+
+    async def find_pass(self, pass_id: str) -> PassRecord | None:
+        return await self._read(passes.find, pass_id)
+
+    async def hold_deletions(self, pending: Sequence[PendingDeletion]) -> None:
+        """Keeps them. Of one that is held already, the pass and the version are replaced, and `since` stays."""
+        await self._write(passes.hold, pending, self._clock())
+
+    async def pending_deletions(
+        self, route: str, *, pass_id: str | None = None, since_before: float | None = None, after: str = "", limit: int = 1000
+    ) -> list[PendingDeletion]:
+        return await self._read(passes.held, route, pass_id, since_before, after, limit)
+
+    async def pending_count(self, route: str, *, pass_id: str | None = None) -> int:
+        return await self._read(passes.held_count, route, pass_id)
+
+    async def drop_deletions(self, route: str, keys: Sequence[str] | None = None, *, not_of_pass: str | None = None) -> int:
+        """Forgets those of the keys, or of the whole route; with `not_of_pass` only those last seen by another pass."""
+        return await self._write(passes.drop, route, keys, not_of_pass)
+
+    async def add_findings(self, pass_id: str, findings: Sequence[tuple[int, str, dict[str, Any]]]) -> None:
+        """Keeps (sequence, key, document), each in place of the one before of its sequence number."""
+        await self._write(passes.add_findings, pass_id, findings, self._clock())
+
+    async def findings(self, pass_id: str, *, after: int = -1, limit: int = 1000) -> list[Finding]:
+        return await self._read(passes.findings_of, pass_id, after, limit)
+
+    async def drop_findings(self, *, older_than: float) -> int:
+        """Forgets those that were added before this time (seconds since 1970); how many there were."""
+        return await self._write(passes.drop_findings, older_than)
+
+    # --- the database --------------------------------------------------------------------------------------------------
+
+    async def _read(self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        engine = await self._engine()
+
+        def work() -> T:
+            with engine.connect() as connection:
+                return query(connection, *args, **kwargs)
+
+        return await self._run(work)
+
+    async def _write(self, change: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """One transaction at a time in this process, so that its writers wait here and not at the database's locks."""
+        engine = await self._engine()
+
+        def work() -> T:
+            with writing(engine).begin() as connection:
+                return change(connection, *args, **kwargs)
+
+        async with self._writing:
+            return await self._run(work)
+
+    async def _engine(self) -> Engine:
+        async with self._opening:
+            if self._opened is None:
+                self._opened = await self._run(_open, self._url)
+        return self._opened
+
+    async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
+        except (SQLAlchemyError, OSError, CommandError) as error:
+            raise LedgerUnavailable(f"the ledger does not answer: {type(error).__name__}") from error
+
+
+def _open(url: str) -> Engine:
+    engine = open_engine(url)
+    try:
+        migrate(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine

@@ -1,0 +1,51 @@
+"""What is read of receipts and of the quarantine, in the order of the keys' bytes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from ledger.bulk import decode_key, encode_key
+from ledger.rows import Quarantined, Receipt
+from ledger.schema import quarantine, receipts
+
+KEY, LOSSES = (list(receipts.columns.keys()).index(name) for name in ("key", "losses"))
+
+
+def find_receipt(connection: Connection, route: str, key: str) -> Receipt | None:
+    row = connection.execute(select(receipts).where(receipts.c.route == route, receipts.c.key == encode_key(key))).one_or_none()
+    return row if row is None else _receipt(row)
+
+
+def receipt_range(connection: Connection, route: str, after: str, before: str | None, limit: int) -> list[Receipt]:
+    query = select(receipts).where(receipts.c.route == route, receipts.c.key > encode_key(after)).order_by(receipts.c.key).limit(limit)
+    if before is not None:
+        query = query.where(receipts.c.key < encode_key(before))
+    return [_receipt(row) for row in connection.execute(query)]
+
+
+def _receipt(row: Any) -> Receipt:
+    """The columns of the table are in the order of the fields."""
+    values: list[Any] = list(row)
+    values[KEY] = decode_key(values[KEY])
+    values[LOSSES] = () if values[LOSSES] == "[]" else tuple(json.loads(values[LOSSES]))
+    return Receipt(*values)
+
+
+def receipt_count(connection: Connection, route: str) -> int:
+    return connection.execute(select(func.count()).select_from(receipts).where(receipts.c.route == route)).scalar_one()
+
+
+def quarantined(connection: Connection, route: str, reason: str | None, after: str, limit: int) -> list[Quarantined]:
+    query = select(quarantine).where(quarantine.c.route == route, quarantine.c.key > encode_key(after))
+    if reason is not None:
+        query = query.where(quarantine.c.reason == reason)
+    rows = connection.execute(query.order_by(quarantine.c.key).limit(limit))
+    return [Quarantined(**{**row._mapping, "key": decode_key(row.key)}) for row in rows]
+
+
+def quarantine_counts(connection: Connection, route: str) -> dict[str, int]:
+    query = select(quarantine.c.reason, func.count()).where(quarantine.c.route == route).group_by(quarantine.c.reason)
+    return {reason: count for reason, count in connection.execute(query.order_by(quarantine.c.reason))}
