@@ -3,6 +3,7 @@
     DrayageError
     ├── SettingsError            the configuration is wrong: exit code 2, nothing was contacted
     ├── UsageError               a command's argument is wrong: exit code 2, nothing was contacted
+    ├── CertificateBroken        a certificate is damaged: it proves nothing
     └── ObjectError              one object cannot be settled now
         ├── ObjectNotFound           answered to the decision, not a failure by itself
         ├── PreconditionFailed       a fence held: look again and decide again
@@ -66,6 +67,10 @@ class SettingsError(DrayageError):
 
 class UsageError(DrayageError):
     """A command line argument is wrong; the message names it."""
+
+
+class CertificateBroken(DrayageError):
+    """A certificate is not as it was written; the message says in one line what is wrong."""
 
 
 class ObjectError(DrayageError):
