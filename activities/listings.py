@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -59,7 +59,7 @@ class Ahead:
             await self._task
 
 
-async def joined(route: Route, stores: Stores, ledger: Ledger, prefix: str, keys: KeyRange) -> AsyncIterator[list[Row]]:
+async def joined(route: Route, stores: Stores, ledger: Ledger, prefix: str, keys: KeyRange) -> AsyncGenerator[list[Row], None]:
     """Batches of (key below the route's prefix, source, replica, receipt) of a range, in key order.
 
     The destination is asked first: an object that comes into being meanwhile then looks like one without a replica, never

@@ -34,9 +34,12 @@ from stores.registry import Stores
 TRIES = 5
 DELAY_S = 0.5
 EVERYBODYS = (
-    BucketNotFound, ClockSkewed, CredentialsRefused, DestinationReadOnly, EndpointUnreachable, LedgerUnavailable, NoSpace, RouteUnknown, Throttled,
+    BucketNotFound, ClockSkewed, CredentialsRefused, DestinationReadOnly, EndpointUnreachable, LedgerUnavailable, NoSpace, RouteUnknown,
+    Throttled,
 )  # fmt: skip
 """What would befall every other object as well: the scan stops at it, and goes on when it is over."""
+PLANNED = {"copy": "copied", "update": "updated", "keep": "kept", "wait": "waiting"}
+"""Which counter a decision would move."""
 
 
 class Outcomes(Protocol):
@@ -175,7 +178,9 @@ class Plan(_Common):
             counted = {"blocked": "blocked", "waiting": "waiting"}.get(error.rests, "failed")
             return self._told(key, counted, error.reason, source.version.size_bytes, message=str(error)).count(**{counted: 1})
         size = source.version.size_bytes
-        counted = {"copy": "copied", "update": "updated", "in_sync": "skipped", "keep": "kept", "wait": "waiting"}.get(decision.action, "blocked")
+        counted = {"copy": "copied", "update": "updated", "in_sync": "skipped", "keep": "kept", "wait": "waiting"}.get(
+            decision.action, "blocked"
+        )
         if decision.action == "in_sync":
             return Done().count(skipped=1, requests=2)
         told = self._told(key, decision.action, decision.reason, size, message=decision.message)

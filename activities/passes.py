@@ -73,7 +73,8 @@ class PassActivities:
                 workflow=activity.info().workflow_id or "",
             )
         )
-        return Begun(manifests=route.rules is not None, mirror=route.settings.deletes_mode == "mirror")
+        after = input.start_after[len(route.source.prefix) :] if input.start_after.startswith(route.source.prefix) else ""
+        return Begun(manifests=route.rules is not None, mirror=route.settings.deletes_mode == "mirror", keys=KeyRange(after=after))
 
     @activity.defn(name="split_range")
     async def split_range(self, input: SplitInput) -> list[KeyRange]:

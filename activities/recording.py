@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ledger.ledger import Ledger
-from ledger.rows import AuditEntry, Quarantined, Receipt
+from ledger.rows import Action, AuditEntry, Quarantined, Receipt
 from replication.errors import ObjectError
 from replication.models import ReplicateObjectResult
 
 RECEIVED = frozenset({"copied", "updated", "in_sync"})
-WRITTEN = frozenset({"copied", "updated", "deleted"})
+WRITTEN: dict[str, Action] = {"copied": "copied", "updated": "updated", "deleted": "deleted"}
 NEXT_STEPS = {
     "blocked": "the {audience} must act; `retry` or the next pass looks again",
     "failed": "`retry` or the next pass looks again",
@@ -38,12 +38,13 @@ def receipt_of(result: ReplicateObjectResult, workflow: str) -> Receipt | None:
 
 def audit_of(result: ReplicateObjectResult, workflow: str) -> AuditEntry | None:
     """None where nothing was written or deleted."""
-    if result.outcome not in WRITTEN:
+    action = WRITTEN.get(result.outcome)
+    if action is None:
         return None
     return AuditEntry(
         route=result.route,
         key=result.key,
-        action=result.outcome,
+        action=action,
         source_version=result.source_version,
         destination_version=result.destination_version,
         size_bytes=result.size_bytes,
@@ -68,6 +69,4 @@ async def record(ledger: Ledger, result: ReplicateObjectResult, workflow: str) -
     gone = result.outcome == "deleted" or result.reason == "both-absent"
     forgotten = [(result.route, result.key)] if gone else []
     if receipt or entry or forgotten:
-        await ledger.record(
-            receipts=[receipt] if receipt else [], audit=[entry] if entry else [], forgotten=forgotten, released=forgotten
-        )
+        await ledger.record(receipts=[receipt] if receipt else [], audit=[entry] if entry else [], forgotten=forgotten, released=forgotten)

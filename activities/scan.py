@@ -8,7 +8,7 @@ manifests are only named: they need a workflow each. Replicas without a source a
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from activities._progress import pulse
@@ -69,8 +69,7 @@ class Scan:
         """Joins the sequences from the cursor on, until the range ends or the stretch is long enough."""
         keys = self._asked.keys.model_copy(update={"after": self._result.cursor or self._asked.keys.after})
         looked_at = 0
-        rows = joined(self._route, self._stores, self._ledger, self._asked.filters.prefix, keys)
-        try:
+        async with aclosing(joined(self._route, self._stores, self._ledger, self._asked.filters.prefix, keys)) as rows:
             async for batch in rows:
                 pulse().touch()
                 await self._take(batch)
@@ -78,8 +77,6 @@ class Scan:
                 if looked_at >= self._asked.max_keys or self._is_laden():
                     return
             self._ended = True
-        finally:
-            await rows.aclose()
 
     def _is_laden(self) -> bool:
         large = self._result.large
@@ -130,9 +127,7 @@ class Scan:
             return False
         return self._route.skip_reason(self._route.source.prefix + below) is None
 
-    def _settled_by_listing(
-        self, idle: Done, below: str, verdict: str, source: ListedObject | None, replica: ListedObject | None
-    ) -> bool:
+    def _settled_by_listing(self, idle: Done, below: str, verdict: str, source: ListedObject | None, replica: ListedObject | None) -> bool:
         """Deals with what needs no look at all; False for the rest."""
         key = self._route.source.prefix + below
         if verdict == "vanished":

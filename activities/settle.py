@@ -62,6 +62,7 @@ HELD_S = 900.0
 """Seconds until a deletion that waits for an operator asks again by itself."""
 PACED_S = 12.0
 """Seconds until one asks again that waits for others to be counted."""
+COLLECTED = Pause(phase="waiting", reason="deletion-collected", message="a pass deletes at its end", seconds=HELD_S)
 
 Record = Callable[[ReplicateObjectResult], Awaitable[None]]
 """Keeps a result in the ledger. Raises `LedgerUnavailable`: the object is then looked at again, and recorded."""
@@ -259,7 +260,9 @@ class Settler:
         """After the hold, and with the route's permit, the source is looked at again before the replica goes."""
         assert view.replica_info is not None
         if self._collects:
-            return Settlement(pause=Pause(phase="waiting", reason="deletion-collected", message="a pass deletes at its end", seconds=HELD_S))
+            return Settlement(
+                pause=Pause(phase="waiting", reason="deletion-collected", message="a pass deletes at its end", seconds=HELD_S)
+            )
         hold_s = view.route.settings.deletions.hold or 0.0
         if absent_for_s < hold_s:
             message = f"gone from the source; its replica goes when it has been gone for {hold_s:g} s"

@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
 
     _add_object_commands(command)
+    _add_pass_commands(command)
     _add_steering_commands(command)
     command("setup", "register search attributes, schedule housekeeping, check stores and buckets; repeatable")
     demo = command("demo", "replicate real objects between embedded servers; no configuration needed")
@@ -55,6 +56,21 @@ def _add_object_commands(command: Callable[[str, str], argparse.ArgumentParser])
     explain = command("explain", "one object: both sides, the decision with its reason, its workflow")
     explain.add_argument("route", metavar="ROUTE")
     explain.add_argument("key", metavar="KEY")
+
+
+def _add_pass_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    from cli.filters import add_filter_arguments, add_limit_arguments
+
+    reconcile = command("reconcile", "one pass over a route: compare every key, copy and repair; backfill and migration are this")
+    reconcile.add_argument("route", metavar="ROUTE")
+    reconcile.add_argument("--dry-run", action="store_true", help="tell what would be done, one line for each difference")
+    add_limit_arguments(reconcile)
+    verify = command("verify", "compare everything and write nothing; one line for each anomaly")
+    verify.add_argument("route", metavar="ROUTE")
+    verify.add_argument("--deep", action="store_true", help="read every byte of both sides")
+    for parser in (reconcile, verify):
+        parser.add_argument("--wait", action="store_true", help="wait for the end, and tell it")
+        add_filter_arguments(parser, prefix=True)
 
 
 def _add_steering_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -155,6 +171,14 @@ def _dispatch(session: Any, options: argparse.Namespace) -> Command:
             from cli import copy
 
             return copy.run(session, options.route, options.keys, from_file=options.from_file, wait=options.wait)
+        case "reconcile":
+            from cli import reconcile
+
+            return reconcile.run(session, options)
+        case "verify":
+            from cli import reconcile
+
+            return reconcile.verify(session, options)
         case "status":
             from cli import status
 

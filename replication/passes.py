@@ -39,13 +39,13 @@ class Filters(Payload):
     """
 
     prefix: str = ""
-    include: list[str] = []
-    exclude: list[str] = []
+    include: list[str] = Field(default_factory=list)
+    exclude: list[str] = Field(default_factory=list)
     min_size: int | None = None
     max_size: int | None = None
     modified_after: float | None = None
     modified_before: float | None = None
-    storage_classes: list[str] = []
+    storage_classes: list[str] = Field(default_factory=list)
     start_after: str = ""
 
     def admits(self, source: ListedObject) -> bool:
@@ -199,7 +199,7 @@ class ScanResult(Payload):
     cursor: str = ""
     ended: bool = False
     counters: Counters = Counters()
-    large: list[str] = []
+    large: list[str] = Field(default_factory=list)
     found: int = 0
 
 
@@ -233,6 +233,8 @@ class Begun(Payload):
 
     manifests: bool = False
     mirror: bool = False
+    keys: KeyRange = KeyRange()
+    """What the filters leave of the key space."""
 
 
 class BeginPassInput(Payload):
@@ -242,6 +244,7 @@ class BeginPassInput(Payload):
     pass_id: str
     mode: Mode
     started_at: float
+    start_after: str = ""
 
 
 class EndPassInput(Payload):
@@ -304,7 +307,7 @@ def held_reason(extra: int, counters: Counters, deletes: DeletesSettings) -> str
     return ""
 
 
-COUNTED = {"copied": "copied", "updated": "updated", "in_sync": "skipped", "kept": "kept", "waiting": "waiting", "failed": "failed", "deleted": "deleted"}
+COUNTED = {"in_sync": "skipped"} | {name: name for name in ("copied", "updated", "kept", "waiting", "failed", "deleted")}
 """Which counter an object's outcome moves; every other one is `blocked`."""
 
 

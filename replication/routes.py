@@ -78,7 +78,9 @@ class Route:
     @property
     def takes_every_key(self) -> bool:
         """Whether nothing but reserved names, which no listing holds, is left out below the prefix."""
-        return self._include is None and self._exclude is None and not self.settings.internal_prefixes and self.settings.dependencies != "dss"
+        return (
+            self._include is None and self._exclude is None and not self.settings.internal_prefixes and self.settings.dependencies != "dss"
+        )
 
     def skip_reason(self, source_key: str) -> SkipReason | None:
         """Why this key is no business of the route, or None. Every way in asks here, events and listings alike."""

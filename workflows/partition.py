@@ -12,12 +12,11 @@ with workflow.unsafe.imports_passed_through():
     from activities.passes import PassActivities
     from replication.ids import object_workflow_id
     from replication.models import ReplicateObjectInput, ReplicateObjectResult
-    from replication.passes import Counters, KeyRange, PartitionInput, PartitionResult, ScanInput, count_outcome
-
+    from replication.passes import KeyRange, PartitionInput, PartitionResult, count_outcome
     from workflows import options
     from workflows.patience import patiently
     from workflows.steps import Stop
-    from workflows.visibility import object_attributes, object_summary, pass_details, partition_progress
+    from workflows.visibility import object_attributes, object_summary, partition_progress, pass_details
 
 OBJECTS_AT_ONCE = 16
 MANIFESTS_AT_ONCE = 100
@@ -68,9 +67,8 @@ class ReconcilePartition:
         for key in found.large:
             self._objects.append(asyncio.create_task(self._object(key)))
         await self._drained(options.MAX_RUNS_IN_FLIGHT)
-        self._scan = self._scan.model_copy(
-            update={"keys": KeyRange(after=found.cursor, up_to=self._scan.keys.up_to), "found": found.found, "max_keys": self._scan.max_keys}
-        )
+        rest = KeyRange(after=found.cursor, up_to=self._scan.keys.up_to)
+        self._scan = self._scan.model_copy(update={"keys": rest, "found": found.found})
         self._show()
         return found.ended
 

@@ -37,7 +37,6 @@ with workflow.unsafe.imports_passed_through():
         SteeringShare,
         WeighInput,
     )
-
     from workflows import options
     from workflows.patience import patiently
     from workflows.steps import Stop
@@ -144,7 +143,11 @@ class Pass:
     async def _pass(self) -> PassState:
         asked = self._input
         begin = BeginPassInput(
-            route=asked.route, pass_id=self._progress.pass_id, mode=asked.mode, started_at=self._progress.started_at
+            route=asked.route,
+            pass_id=self._progress.pass_id,
+            mode=asked.mode,
+            started_at=self._progress.started_at,
+            start_after=asked.filters.start_after,
         )
         self._begun = await patiently(PassActivities.begin_pass, begin, options.SETTLE, self._troubled)
         await self._partitions("objects")
@@ -161,7 +164,7 @@ class Pass:
 
     async def _partitions(self, phase: Any) -> None:
         """Runs ranges in partitions, a bounded number at once, and shares what is left of a long one as others end."""
-        self._ranges = [KeyRange(after=self._input.filters.start_after)]
+        self._ranges = [self._begun.keys]
         first = True
         while self._ranges or self._open:
             while self._ranges and len(self._open) < OPEN_PARTITIONS and not self._problems:
@@ -271,9 +274,7 @@ class Pass:
         self._show(state=state)
         if not self._progress.pass_id:
             return
-        end = EndPassInput(
-            route=self._input.route, pass_id=self._progress.pass_id, state=state, reason=reason, counters=self._counters
-        )
+        end = EndPassInput(route=self._input.route, pass_id=self._progress.pass_id, state=state, reason=reason, counters=self._counters)
         with suppress(ActivityError):
             await workflow.execute_activity_method(PassActivities.end_pass, end, **options.RECORD)
         await workflow.wait_condition(workflow.all_handlers_finished)

@@ -1,0 +1,145 @@
+"""Passes from outside: start or join one, follow it until it ends or rests, and tell what it did and found."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError
+
+from cli.output import Output, printable
+from cli.session import DIFFERS, DONE, UNREACHABLE, Session
+from ledger.ledger import Ledger
+from ledger.rows import Finding
+from replication.errors import BY_REASON, Transient, Unavailable
+from replication.ids import pass_workflow_id
+from replication.passes import PassInput, PassProgress, PassResult
+from replication.units import format_size
+from workflows.options import priority
+from workflows.visibility import route_attributes
+
+PassHandle = WorkflowHandle[Any, PassResult]
+ANSWER = timedelta(seconds=10)
+LOOK_S = 0.5
+ENDED = {"done": DONE, "skipped": DONE}
+
+
+async def start_pass(client: Client, queue: str, asked: PassInput) -> tuple[PassHandle, bool]:
+    """Starts a pass (True), or joins the one of this mode that runs (False)."""
+    workflow_id = pass_workflow_id(asked.mode, asked.route)
+    try:
+        handle: PassHandle = await client.start_workflow(
+            "VerifyRoute" if asked.mode == "verify" else "ReconcileRoute",
+            asked,
+            id=workflow_id,
+            task_queue=queue,
+            result_type=PassResult,
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            search_attributes=route_attributes(asked.route),
+            static_summary=f"{asked.mode} of route {asked.route}",
+            priority=priority(asked.route, bulk=True),
+        )
+    except WorkflowAlreadyStartedError:
+        return client.get_workflow_handle(workflow_id, result_type=PassResult), False
+    return handle, True
+
+
+async def follow(handle: PassHandle, show: Any) -> PassResult | PassProgress:
+    """The result of a pass; its progress instead as soon as it waits for an operator. `show` hears of progress on the way."""
+    ending = asyncio.create_task(handle.result())
+    try:
+        while not (await asyncio.wait({ending}, timeout=LOOK_S))[0]:
+            try:
+                progress: PassProgress = await handle.query("progress", result_type=PassProgress, rpc_timeout=ANSWER)
+            except RPCError:
+                continue
+            show(progress)
+            if progress.state in ("held", "paused"):
+                return progress
+        return ending.result()
+    finally:
+        if not ending.done():
+            ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
+
+
+async def run(session: Session, asked: PassInput, *, wait: bool) -> int:
+    """Runs `reconcile` and `verify` past their arguments."""
+    client, output = await session.connect(), session.output
+    handle, started = await start_pass(client, session.settings.temporal.control_queue, asked)
+    if not started:
+        output.note(f"a pass of route {asked.route} runs already: this command follows it")
+    if not wait:
+        output.line(f"{'started' if started else 'running'}  {handle.id}")
+        output.document({"route": asked.route, "workflow_id": handle.id, "started": started})
+        return DONE
+    try:
+        ended = await follow(handle, lambda progress: None)
+    except WorkflowFailureError as error:
+        return _failed(output, asked, error)
+    if asked.mode != "repair" and isinstance(ended, PassResult):
+        await _tell_findings(session, ended)
+    tell_end(output, ended)
+    if isinstance(ended, PassProgress):
+        return DIFFERS
+    differs = ended.mode == "verify" and ended.counters.differing + ended.counters.extra > 0
+    return DIFFERS if differs else ENDED.get(ended.state, DIFFERS)
+
+
+def _failed(output: Output, asked: PassInput, error: WorkflowFailureError) -> int:
+    cause = error.cause
+    reason = cause.type or "defect" if isinstance(cause, ApplicationError) else type(cause).__name__
+    output.note(f"the pass of route {asked.route} failed: {reason}: {cause}")
+    output.document({"route": asked.route, "mode": asked.mode, "state": "failed", "reason": reason, "message": str(cause)})
+    kind = BY_REASON.get(reason)
+    return UNREACHABLE if kind is not None and issubclass(kind, Unavailable | Transient) else DIFFERS
+
+
+def tell_end(output: Output, ended: PassResult | PassProgress) -> None:
+    """The closing line and the closing document."""
+    counters = ended.counters
+    seconds = ended.seconds if isinstance(ended, PassResult) else None
+    told = [
+        f"{counters.listed:,} listed",
+        f"{counters.copied:,} copied ({format_size(counters.bytes_copied)})",
+        f"{counters.updated:,} updated",
+        f"{counters.skipped:,} right already",
+        f"{counters.deleted:,} deleted",
+        f"{counters.failed + counters.blocked:,} failed",
+        f"{counters.waiting:,} waiting",
+        f"{counters.kept:,} kept",
+    ]
+    output.line(f"{ended.state}: {', '.join(told)}" + (f" in {seconds:.1f} s" if seconds is not None else ""))
+    if isinstance(ended, PassProgress) and ended.held:
+        output.line(f"held: {ended.held}; `approve {ended.route}` lets these deletions go on")
+    document = {**counters.model_dump(), "failed": counters.failed + counters.blocked, "failed_alone": counters.failed}
+    rest = ended.model_dump(mode="json", exclude={"counters"})
+    output.document({**rest, **document, "seconds": seconds})
+
+
+async def _tell_findings(session: Session, ended: PassResult) -> None:
+    ledger = Ledger(session.settings.ledger)
+    try:
+        async for finding in findings(ledger, ended.pass_id):
+            session.output.document(finding.document)
+            session.output.line(_line(finding.document))
+    finally:
+        await ledger.close()
+
+
+async def findings(ledger: Ledger, pass_id: str) -> AsyncIterator[Finding]:
+    after = -1
+    while page := await ledger.findings(pass_id, after=after):
+        for finding in page:
+            yield finding
+        after = page[-1].sequence
+
+
+def _line(document: dict[str, Any]) -> str:
+    what = document.get("anomaly") or document.get("action", "")
+    return printable(f"{what:<10} {document['key']}  {document.get('reason') or document.get('message', '')}")
