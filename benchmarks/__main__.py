@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.events import events
 from benchmarks.lab import BenchLab, bench_lab
+from benchmarks.ledger import ledger
 from benchmarks.objects import Row, objects
 
 TABLE = Path(__file__).parent.parent / "docs" / "BENCHMARKS.md"
@@ -31,25 +32,32 @@ CASES: dict[str, Callable[[BenchLab, int], Awaitable[list[Row]]]] = {
     "objects": lambda lab, rounds: objects(lab, rounds=rounds),
     "events": lambda lab, rounds: events(lab),
 }
+WITHOUT_LAB: dict[str, Callable[[], Awaitable[list[Row]]]] = {"ledger": ledger}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved runs of each program, for objects (default: 3)")
-    parser.add_argument("--only", choices=CASES, help="one of the tables (default: all)")
+    parser.add_argument("--only", choices=[*CASES, *WITHOUT_LAB], help="one of the tables (default: all)")
     parser.add_argument("--write", action="store_true", help="keep the tables in docs/BENCHMARKS.md")
     options = parser.parse_args()
-    for name in [options.only] if options.only else CASES:
-        with bench_lab() as lab:
-            rows = asyncio.run(_rows(lab, name, options.rounds))
+    for name in [options.only] if options.only else [*CASES, *WITHOUT_LAB]:
+        rows = _rows(name, options.rounds)
         print(table(rows))
         if options.write:
             _keep(name, rows, options.rounds)
     return 0
 
 
-async def _rows(lab: BenchLab, name: str, rounds: int) -> list[Row]:
-    return await CASES[name](lab, rounds)
+def _rows(name: str, rounds: int) -> list[Row]:
+    if name in WITHOUT_LAB:
+        return asyncio.run(_awaited(WITHOUT_LAB[name]()))
+    with bench_lab() as lab:
+        return asyncio.run(_awaited(CASES[name](lab, rounds)))
+
+
+async def _awaited(rows: Awaitable[list[Row]]) -> list[Row]:
+    return await rows
 
 
 def _keep(name: str, rows: list[Row], rounds: int) -> None:

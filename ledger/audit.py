@@ -31,12 +31,12 @@ def link(previous: bytes, entry: Values) -> bytes:
     return hashlib.sha256(previous + _canonical(entry).encode()).digest()
 
 
-def append(connection: Connection, entries: Sequence[AuditEntry], now: float) -> None:
-    """Adds to the end of the chains, in the order given; what has no `at` happened `now`."""
-    routes = sorted({entry.route for entry in entries})
+def append(connection: Connection, entries: Sequence[tuple[AuditEntry, float]]) -> None:
+    """Adds to the end of the chains, in the order given; what has no `at` happened at the time beside it."""
+    routes = sorted({entry.route for entry, _ in entries})
     heads = {route: _lock(connection, route) for route in routes}
     rows = []
-    for entry in entries:
+    for entry, now in entries:
         sequence, previous = heads[entry.route]
         values = _values(entry, sequence + 1, now)
         heads[entry.route] = sequence + 1, link(previous, values)

@@ -32,8 +32,7 @@ class Batch:
 
 def write(connection: Connection, batches: Sequence[Batch]) -> None:
     """Applies the batches one after the other. Rows are locked in one order everywhere, so that writers wait in line."""
-    for batch in batches:
-        audit.append(connection, batch.audit, batch.now)
+    audit.append(connection, [(entry, batch.now) for batch in batches for entry in batch.audit])
     _write_receipts(connection, batches)
     _write_quarantine(connection, batches)
 

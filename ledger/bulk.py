@@ -67,7 +67,10 @@ def _upsert(table: Table, postgres: bool, kept: tuple[str, ...], added: tuple[st
     new = {column.name: statement.excluded[column.name] for column in table.columns}
     replaced = {name: value for name, value in new.items() if not table.c[name].primary_key and name not in kept}
     summed = {name: table.c[name] + new[name] for name in added}
-    return statement.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=replaced | summed)
+    keys = list(table.primary_key.columns)
+    if not replaced | summed:
+        return statement.on_conflict_do_nothing(index_elements=keys)
+    return statement.on_conflict_do_update(index_elements=keys, set_=replaced | summed)
 
 
 @cache

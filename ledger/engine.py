@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +71,23 @@ def _revision(connection: Connection) -> str:
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
-    """Readers go on beside a writer."""
-    connection.execute("PRAGMA journal_mode=WAL")
+    """Readers go on beside a writer; what is committed survives a crash of the machine."""
+    _enter_wal(connection)
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """SQLite does not wait by itself where several connections enter this mode of a new file at once."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

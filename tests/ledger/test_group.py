@@ -1,0 +1,98 @@
+"""Group commit: concurrent calls share transactions, and answer for their own data only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import OperationalError
+
+from ledger.batch import Batch
+from ledger.group import GROUP_MAX, GroupCommit
+from ledger.ledger import Ledger
+from ledger.rows import AuditEntry, Receipt
+from replication.errors import LedgerUnavailable
+
+
+@pytest.fixture
+def commits() -> Iterator[list[object]]:
+    """One element for each transaction that was committed."""
+    seen: list[object] = []
+    listener = seen.append
+    event.listen(Engine, "commit", listener)
+    yield seen
+    event.remove(Engine, "commit", listener)
+
+
+async def test_many_calls_share_few_transactions(ledger: Ledger, commits: list[object]) -> None:
+    await ledger.migrate()
+    commits.clear()
+    await asyncio.gather(
+        *(ledger.record(receipts=[Receipt("r", f"k{n}", "v", "d")], audit=[AuditEntry("r", f"k{n}", "copied")]) for n in range(500))
+    )
+    assert 1 <= len(commits) <= 3
+    assert await ledger.receipt_count("r") == 500
+    assert (await ledger.verify_chain("r")).entries == 500
+
+
+async def test_a_call_that_the_database_refuses_fails_alone(ledger: Ledger) -> None:
+    wrong: Any = None
+    calls = [ledger.record(receipts=[Receipt("r", f"k{number}", wrong if number == 7 else "v", "d")]) for number in range(20)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [LedgerUnavailable if number == 7 else type(None) for number in range(20)]
+    assert await ledger.receipt_count("r") == 19
+
+
+async def test_a_call_that_fails_leaves_nothing(ledger: Ledger) -> None:
+    wrong: Any = None
+    with pytest.raises(LedgerUnavailable):
+        await ledger.record(receipts=[Receipt("r", "k", "v", "d")], audit=[AuditEntry("r", "k", "copied", wrong)])
+    assert await ledger.find("r", "k") is None
+    assert (await ledger.verify_chain("r")).entries == 0
+    await ledger.record(audit=[AuditEntry("r", "k", "copied")])
+    assert (await ledger.verify_chain("r")).intact
+
+
+async def test_a_cancelled_call_disturbs_no_other(ledger: Ledger) -> None:
+    calls = [asyncio.create_task(ledger.record(receipts=[Receipt("r", f"k{number}", "v", "d")])) for number in range(10)]
+    await asyncio.sleep(0)
+    calls[3].cancel()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [number for number, answer in enumerate(answers) if answer] == [3]
+    assert await ledger.receipt_count("r") >= 9
+
+
+async def test_what_was_handed_over_is_written_before_the_ledger_closes(ledger: Ledger) -> None:
+    calls = [asyncio.create_task(ledger.record(receipts=[Receipt("r", f"k{number}", "v", "d")])) for number in range(10)]
+    await asyncio.sleep(0)
+    await ledger.close()
+    assert all(call.done() for call in calls) or await asyncio.gather(*calls)
+    assert await ledger.receipt_count("r") == 10
+
+
+async def test_a_group_has_a_bound_unless_one_call_is_larger() -> None:
+    groups: list[list[int]] = []
+
+    async def write(batches: Sequence[Batch]) -> None:
+        groups.append([len(batch) for batch in batches])
+
+    group = GroupCommit(write)
+    sizes = [GROUP_MAX * 2, GROUP_MAX - 1, 1, GROUP_MAX // 2, GROUP_MAX // 2]
+    await asyncio.gather(*(group.add(Batch(0.0, released=(("r", "k"),) * size)) for size in sizes))
+    assert groups == [[GROUP_MAX * 2], [GROUP_MAX - 1, 1], [GROUP_MAX // 2, GROUP_MAX // 2]]
+
+
+async def test_a_database_that_is_away_is_asked_once_for_a_group() -> None:
+    asked = []
+
+    async def write(batches: Sequence[Batch]) -> None:
+        asked.append(len(batches))
+        raise LedgerUnavailable("away") from OperationalError("", None, Exception())
+
+    group = GroupCommit(write)
+    answers = await asyncio.gather(*(group.add(Batch(0.0, released=(("r", "k"),))) for _ in range(5)), return_exceptions=True)
+    assert asked == [5]
+    assert [type(answer) for answer in answers] == [LedgerUnavailable] * 5
