@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import audit, passes, queries
 from ledger.batch import Batch, Place, write
-from ledger.engine import CONNECTIONS, migrate, open_engine, writing
+from ledger.engine import CONNECTIONS, migrate, open_engine, transact
 from ledger.group import GroupCommit
 from ledger.rows import AuditEntry, ChainReport, Finding, PassRecord, PendingDeletion, Quarantined, Receipt
 from replication.errors import LedgerUnavailable
@@ -162,13 +162,8 @@ class Ledger:
     async def _write(self, change: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """One transaction at a time in this process, so that its writers wait here and not at the database's locks."""
         engine = await self._engine()
-
-        def work() -> T:
-            with writing(engine).begin() as connection:
-                return change(connection, *args, **kwargs)
-
         async with self._writing:
-            return await self._run(work)
+            return await self._run(transact, engine, lambda connection: change(connection, *args, **kwargs))
 
     async def _engine(self) -> Engine:
         async with self._opening:
