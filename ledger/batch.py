@@ -31,10 +31,10 @@ class Batch:
 
 
 def write(connection: Connection, batches: Sequence[Batch]) -> None:
-    """Applies the batches one after the other. Rows are locked in one order everywhere, so that writers wait in line."""
-    audit.append(connection, [(entry, batch.now) for batch in batches for entry in batch.audit])
+    """Applies the batches one after the other. Rows are locked in one order everywhere, a route's chain last and so the shortest."""
     _write_receipts(connection, batches)
     _write_quarantine(connection, batches)
+    audit.append(connection, [(entry, batch.now) for batch in batches for entry in batch.audit])
 
 
 def _write_receipts(connection: Connection, batches: Sequence[Batch]) -> None:

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from psycopg.types.array import ListBinaryDumper
 from sqlalchemy import Connection, Engine, column, create_engine, event, func, inspect, select, table
 from sqlalchemy.exc import OperationalError
 
 from ledger.schema import HEAD
+from replication.errors import LedgerUnavailable
 
 BUSY_S = 10
 """How long SQLite waits for another writer, and a connection to PostgreSQL for its answer."""
+LOCKED_S = 30
+"""How long a statement waits for a lock of PostgreSQL, which ends transactions that are idle for as long."""
 CONNECTIONS = 4
 """The most connections of one process, and the threads that use them."""
 ATTEMPTS = 5
@@ -39,7 +39,7 @@ def open_engine(url: str) -> Engine:
             "postgresql+psycopg://" + url.removeprefix("postgresql://"),
             pool_size=CONNECTIONS,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": BUSY_S},
+            connect_args={"connect_timeout": BUSY_S, "tcp_user_timeout": LOCKED_S * 1000},
         )
         event.listen(engine, "connect", _prepare_postgres)
     else:
@@ -79,10 +79,22 @@ def migrate(engine: Engine) -> str:
     with _migrating, writing(engine).begin() as connection:
         if is_postgres(connection):
             connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-        config = Config(attributes={"connection": connection})
-        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-        command.upgrade(config, "head")
+        _upgrade(connection)
         return _revision(connection)
+
+
+def _upgrade(connection: Connection) -> None:
+    """Alembic is imported here only: the other starts of a program do not wait for it."""
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise LedgerUnavailable(f"the ledger has the schema {_revision(connection)!r}, of another release") from error
 
 
 def _revision(connection: Connection) -> str:
@@ -92,8 +104,13 @@ def _revision(connection: Connection) -> str:
 
 
 def _prepare_postgres(connection: Any, _: Any) -> None:
-    """Arrays travel in binary form, in half the time of text."""
+    """Arrays travel in binary form, in half the time of text. A worker that stands still does not hold its locks for ever."""
+    from psycopg.types.array import ListBinaryDumper
+
     connection.adapters.register_dumper(list, ListBinaryDumper)
+    connection.execute(f"SET lock_timeout = '{LOCKED_S}s'")
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{LOCKED_S}s'")
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
