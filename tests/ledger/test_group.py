@@ -96,6 +96,7 @@ async def test_a_database_that_is_away_is_asked_once_for_a_group() -> None:
     answers = await asyncio.gather(*(group.add(Batch(0.0, released=(("r", "k"),))) for _ in range(5)), return_exceptions=True)
     assert asked == [5]
     assert [type(answer) for answer in answers] == [LedgerUnavailable] * 5
+    assert len(set(map(id, answers))) == 5
 
 
 async def test_processes_that_touch_the_same_keys_in_another_order_both_get_through(url: str) -> None:
