@@ -48,7 +48,8 @@ class PassLab(Lab):
 
     async def pass_progress(self) -> PassProgress:
         handle = self.client.get_workflow_handle(pass_workflow_id("repair", self.route))
-        return await handle.query("progress", result_type=PassProgress)
+        progress: PassProgress = await handle.query("progress", result_type=PassProgress)
+        return progress
 
     @asynccontextmanager
     async def ledger(self) -> AsyncIterator[Ledger]:

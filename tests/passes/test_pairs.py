@@ -13,7 +13,7 @@ from tests.e2e.conftest import Sides
 from tests.e2e.sides import MIB, Side
 from tests.passes.conftest import OpenPass, PassLab
 
-PAIRS = [("s3", "s3b"), ("s3", "gcs"), ("s3", "files"), ("gcs", "s3"), ("gcs", "gcs"), ("gcs", "files"), ("files", "s3"), ("files", "gcs"), ("files", "files"), ("s3", "s3")]  # fmt: skip
+PAIRS = [(a, b) for a in ("s3", "gcs", "files") for b in ("s3", "gcs", "files")] + [("s3", "s3b")]
 ODD = ["a b", "ä/ö", "plus+and%20", "deep/er/and/deeper", "per%cent", "a-b", "a/b", "a.b", "tilde~", "q?x=1&y", "emoji-\N{ROCKET}"]
 SIZES = [0, 1, 100, 4096, 70_000]
 COUNT = 250
@@ -47,9 +47,7 @@ def objects_for(prefix: str, seed: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("source_name", "destination_name"), PAIRS)
-async def test_a_pass_repairs_exactly_what_is_not_right(
-    sides: Sides, open_pass: OpenPass, source_name: str, destination_name: str
-) -> None:
+async def test_a_pass_repairs_exactly_what_is_not_right(sides: Sides, open_pass: OpenPass, source_name: str, destination_name: str) -> None:
     source, destination = sides[source_name], sides[destination_name]
     async with open_pass(source, destination) as lab:
         wanted = objects_for(lab.before, lab.route)
