@@ -158,26 +158,28 @@ async def _pass(request: Request, engine: Engine, view: View, output: Output) ->
 
 async def _joined(request: Request, client: Client, engine: Engine, output: Output) -> Joined:
     queue = parse_settings(request.configuration("127.0.0.1:7233")).temporal.control_queue
-    if request.approve and not await _approve(request, client, engine):
+    if request.approve:
+        if approved := await _approved(request, client, engine):
+            return approved
         output.note("--approve: nothing is held")
     return await sync_pass.join(client, queue, request.asked, request.options)
 
 
-async def _approve(request: Request, client: Client, engine: Engine) -> bool:
-    """Lets the deletions of a held pass go on: those that the last run told of, and no later ones."""
+async def _approved(request: Request, client: Client, engine: Engine) -> Joined | None:
+    """The held pass, once its deletions may go on: those that the last run told of, and no later ones."""
     found = await sync_pass.open_pass(client, request.asked.route)
     if found is None:
-        return False
+        return None
     if found.options != request.options:
         raise UsageError("argument --approve: what is held was started with other options: give the same ones")
     progress = await sync_pass.first_progress(found.handle, engine.check)
     if progress.state != "held":
-        return False
+        return None
     try:
         await found.handle.execute_update("approve")
     except WorkflowUpdateFailedError:
-        return False
-    return True
+        return None
+    return Joined(found.handle, resumed=True)
 
 
 def _make_folders(request: Request) -> None:

@@ -30,12 +30,12 @@ class EngineFailed(TemporalUnreachable):
 class Engine:
     """`start_server`, then `start_worker`; `stop` and `kill` in any state."""
 
-    def __init__(self, state: State, environ: Mapping[str, str], *, worker: Path = WORKER) -> None:
+    def __init__(self, state: State, environ: Mapping[str, str]) -> None:
         self._state = state
         self._server = TemporalServer(state.folder, db_filename=state.database.name, headless=True)
         self._worker = ManagedProcess(
             "worker",
-            [sys.executable, str(worker), "--config", str(state.config)],
+            [sys.executable, str(WORKER), "--config", str(state.config)],
             log=state.worker_log,
             inherited=worker_environment(environ),
             grace_s=GRACEFUL_STOP_S + 15.0,

@@ -168,7 +168,7 @@ def _fields(query: str, kind: str, model: type[SettingsModel]) -> dict[str, Any]
         name, _, raw = item.partition("=")
         value = _decoded(_name(name), raw)
         if name == "type" or name not in model.model_fields:
-            _check(model, {"type": kind, _name(name): None})  # tells it with the field that may be meant
+            _check(model, {_name(name): None, "type": kind})  # tells it with the field that may be meant
             raise _BadUrl(f"{_name(name)}: unknown field")
         if name in found:
             raise _BadUrl(f"{name}: is given twice")
