@@ -11,26 +11,27 @@ import json
 import os
 import signal
 from collections.abc import Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.service import RPCError
 
 from cli import sync_pass
 from cli.filters import filters_of, limits_of
 from cli.output import Output, printable
 from cli.session import INTERRUPTED
 from cli.sync_engine import Engine
-from cli.sync_pass import Ending, Joined
+from cli.sync_pass import Ending, Handle, OpenPass
 from cli.sync_state import State, configuration, pair_id, state_home
 from cli.sync_urls import Place, check_pair, parse_place, short_url
 from cli.sync_view import View, tell
 from replication.errors import UsageError
 from replication.passes import PassInput, PassProgress
 from replication.secrets import resolve_secret
-from replication.settings import parse_settings
+from replication.settings import TemporalSettings, parse_settings
 from workflows.client import leave
 
 LIVE_S = 0.5
@@ -78,7 +79,7 @@ def request_of(options: argparse.Namespace, environ: Mapping[str, str]) -> Reque
     _check_secrets(source, destination, environ)
     if options.start_after and not options.start_after.startswith(source.prefix):
         raise UsageError("argument --start-after: is not below the prefix of SOURCE: a full key is needed")
-    state = State(state_home(environ), pair_id(source, destination))
+    state = State(state_home(environ), pair_id(source, destination), dry=options.dry_run)
     typed = {name: value for name, value in vars(options).items() if name not in NOT_ASKED}
     asked = PassInput(
         route=state.name, mode="plan" if options.dry_run else "repair", filters=filters_of(options), limits=limits_of(options)
@@ -142,44 +143,57 @@ async def _pass(request: Request, engine: Engine, view: View, output: Output) ->
     view.stage("starting Temporal …")
     address = await engine.start_server()
     client = await engine.connect()
+    found = await _found(request, client, output)
     _make_folders(request)
     request.state.write_config(request.configuration(address))
     view.stage("starting the worker …")
     await engine.start_worker()
     view.stage("comparing …")
-    joined = await _joined(request, client, engine, output)
-    if joined.resumed:
-        output.note("goes on with the pass that was interrupted")
-        progress = await sync_pass.first_progress(joined.handle, engine.check)
-        await sync_pass.limit(joined.handle, progress, request.asked.limits)
+    handle = await _joined(request, found, engine, output) if found else None
+    if handle is None:
+        handle = await sync_pass.start(client, TemporalSettings().control_queue, request.asked, request.options)
     every_s = LIVE_S if view.is_live else QUIET_S
-    return await sync_pass.follow(joined.handle, every_s=every_s, show=view.show, check=engine.check)
+    return await sync_pass.follow(handle, every_s=every_s, show=view.show, check=engine.check)
 
 
-async def _joined(request: Request, client: Client, engine: Engine, output: Output) -> Joined:
-    queue = parse_settings(request.configuration("127.0.0.1:7233")).temporal.control_queue
-    if request.approve:
-        if approved := await _approved(request, client, engine):
-            return approved
-        output.note("--approve: nothing is held")
-    return await sync_pass.join(client, queue, request.asked, request.options)
-
-
-async def _approved(request: Request, client: Client, engine: Engine) -> Joined | None:
-    """The held pass, once its deletions may go on: those that the last run told of, and no later ones."""
-    found = await sync_pass.open_pass(client, request.asked.route)
+async def _found(request: Request, client: Client, output: Output) -> OpenPass | None:
+    """The pass that an interrupted run left. One with other options is cancelled before a worker can go on with it."""
+    found = await sync_pass.open_pass(client, request.asked)
     if found is None:
-        return None
+        if request.approve:
+            output.note("--approve: nothing is held")
+    elif found.options != request.options:
+        if request.approve:
+            raise UsageError("argument --approve: what is held was started with other options: give the same ones")
+        await sync_pass.cancel(found.handle)
+    return found
+
+
+async def _joined(request: Request, found: OpenPass, engine: Engine, output: Output) -> Handle | None:
+    """The handle of the pass to follow, brought to the limits of this command; None once it has made way for a new one."""
     if found.options != request.options:
-        raise UsageError("argument --approve: what is held was started with other options: give the same ones")
+        await sync_pass.cancelled(found.handle)
+        return None
     progress = await sync_pass.first_progress(found.handle, engine.check)
+    if request.approve:
+        await _approve(found.handle, progress, output)
+    elif progress.state == "waiting":
+        # It looks again only after a while; a new one looks at once.
+        await sync_pass.cancel(found.handle)
+        await sync_pass.cancelled(found.handle)
+        return None
+    output.note("goes on with the pass that was interrupted")
+    await sync_pass.limit(found.handle, progress, request.asked.limits)
+    return found.handle
+
+
+async def _approve(handle: Handle, progress: PassProgress, output: Output) -> None:
+    """Lets the deletions go on that the last run told of, and no later ones."""
     if progress.state != "held":
-        return None
-    try:
-        await found.handle.execute_update("approve")
-    except WorkflowUpdateFailedError:
-        return None
-    return Joined(found.handle, resumed=True)
+        output.note("--approve: nothing is held")
+        return
+    with suppress(RPCError, WorkflowUpdateFailedError):  # it ended before it could hear that
+        await handle.execute_update("approve")
 
 
 def _make_folders(request: Request) -> None:

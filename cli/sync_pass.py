@@ -26,7 +26,7 @@ from replication.errors import (
     Transient,
     Unavailable,
 )
-from replication.ids import reconcile_id
+from replication.ids import pass_workflow_id
 from replication.passes import LimitUpdate, PassInput, PassProgress, PassResult
 from workflows.visibility import ROUTE
 
@@ -51,14 +51,6 @@ class OpenPass:
 
 
 @dataclass(frozen=True)
-class Joined:
-    """`resumed`: the pass was there already, from a run that was interrupted."""
-
-    handle: Handle
-    resumed: bool
-
-
-@dataclass(frozen=True)
 class Ending:
     """How a command's look at a pass ended: `state` is the pass's, or `interrupted`. `progress` is the last that is known."""
 
@@ -70,17 +62,9 @@ class Ending:
     notes: tuple[str, ...] = ()
 
 
-async def join(client: Client, queue: str, asked: PassInput, options: str) -> Joined:
-    """The open pass of the route if it was started with these options and is not stuck, else a new one; another is cancelled."""
-    if found := await open_pass(client, asked.route):
-        if found.options == options and not await _is_waiting(found.handle):
-            return Joined(found.handle, resumed=True)
-        await cancel(found.handle)
-    return Joined(await start(client, queue, asked, options), resumed=False)
-
-
-async def open_pass(client: Client, route: str) -> OpenPass | None:
-    handle: Handle = client.get_workflow_handle(reconcile_id(route), result_type=PassResult)
+async def open_pass(client: Client, asked: PassInput) -> OpenPass | None:
+    """The pass of this route and mode that an earlier command left open. Needs no worker."""
+    handle: Handle = client.get_workflow_handle(pass_workflow_id(asked.mode, asked.route), result_type=PassResult)
     try:
         found = await handle.describe()
     except RPCError as error:
@@ -96,7 +80,7 @@ async def start(client: Client, queue: str, asked: PassInput, options: str) -> H
     return await client.start_workflow(
         WORKFLOW,
         asked,
-        id=reconcile_id(asked.route),
+        id=pass_workflow_id(asked.mode, asked.route),
         task_queue=queue,
         result_type=PassResult,
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
@@ -107,9 +91,13 @@ async def start(client: Client, queue: str, asked: PassInput, options: str) -> H
 
 
 async def cancel(handle: Handle) -> None:
-    """Ends an open pass and waits for that; what it has copied stays copied."""
+    """Asks an open pass to end; it does so once a worker runs. What it has copied stays copied."""
     with suppress(RPCError):
         await handle.cancel()
+
+
+async def cancelled(handle: Handle) -> None:
+    """Waits for the end of a pass that was asked to."""
     try:
         async with asyncio.timeout(CANCEL_S):
             await handle.result()
@@ -202,9 +190,3 @@ def exit_code(state: str, reason: str) -> int:
         return DONE
     fault = BY_REASON.get(reason.partition(":")[0])
     return UNREACHABLE if state == "failed" and fault is not None and issubclass(fault, STORE_FAULTS) else DIFFERS
-
-
-async def _is_waiting(handle: Handle) -> bool:
-    """A pass that waits looks again after a while only; a new one looks at once."""
-    progress = await progress_of(handle)
-    return progress is not None and progress.state == "waiting"

@@ -43,13 +43,14 @@ def state_home(environ: Mapping[str, str]) -> Path:
 class State:
     """The folder of one pair. Nothing is made before `locked`."""
 
-    def __init__(self, home: Path, pair: str) -> None:
+    def __init__(self, home: Path, pair: str, *, dry: bool = False) -> None:
         self.home = home
         self.name = f"sync-{pair}"
         """Also the name of the route, so that marks and receipts of different pairs never meet."""
         self.folder = home / self.name
         self.config = self.folder / "drayage.yaml"
-        self.database = self.folder / "temporal.db"
+        self.database = self.folder / ("dry-run.db" if dry else "temporal.db")
+        """Of its own for dry runs: no worker of theirs may go on with an interrupted pass that writes."""
         self.worker_log = self.folder / "worker.log"
         self.nothing = self.folder / "nothing"
         """An empty folder: the destination of a dry run into a folder that is not there yet."""

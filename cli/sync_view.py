@@ -121,9 +121,9 @@ def closing_lines(ending: Ending) -> list[str]:
         f"{counters.updated:,} {'to update' if dry else 'updated'}",
         f"{counters.skipped:,} in sync",
         f"{counters.deleted:,} {'to delete' if dry else 'deleted'}",
+        f"{counters.failed + counters.blocked:,} failed",
     ]
-    rest = {"kept": counters.kept, "waiting": counters.waiting, "blocked": counters.blocked, "failed": counters.failed}
-    counted += [f"{value:,} {name}" for name, value in rest.items() if value or name == "failed"]
+    counted += [f"{value:,} {name}" for name, value in (("kept", counters.kept), ("waiting", counters.waiting)) if value]
     rate = "" if dry or not ending.seconds else f", {format_size(int(counters.bytes_copied / ending.seconds))}/s"
     size = format_size(counters.bytes_copied)
     lines = [", ".join(counted), f"{size} {'to copy' if dry else 'copied'} in {format_duration(round(ending.seconds, 1))}{rate}"]
@@ -131,13 +131,17 @@ def closing_lines(ending: Ending) -> list[str]:
 
 
 def document(ending: Ending, source: str, destination: str) -> dict[str, Any]:
+    """`failed` are all objects that somebody must look at; `failed_alone` leaves the blocked ones out."""
+    counters = ending.progress.counters
     return {
         "source": source,
         "destination": destination,
         "mode": ending.progress.mode,
         "state": ending.state,
         "reason": ending.reason,
-        **ending.progress.counters.model_dump(),
+        **counters.model_dump(),
+        "failed": counters.failed + counters.blocked,
+        "failed_alone": counters.failed,
         "seconds": round(ending.seconds, 3),
         "notes": list(ending.notes),
     }

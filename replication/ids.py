@@ -52,12 +52,21 @@ def deletions_id(route: str) -> str:
     return f"deletions:{route}"
 
 
+def pass_workflow_id(mode: str, route: str) -> str:
+    """The one id under which a pass of that mode runs: two of a route never run at once."""
+    return {"repair": reconcile_id, "plan": plan_id, "verify": verify_id}[mode](route)
+
+
+def plan_id(route: str) -> str:
+    return f"plan:{route}"
+
+
 def reconcile_id(route: str) -> str:
     return f"reconcile:{route}"
 
 
-def partition_id(route: str, number: int) -> str:
-    return f"reconcile:{route}:{number}"
+def partition_id(mode: str, route: str, number: int) -> str:
+    return f"{pass_workflow_id(mode, route)}:{number}"
 
 
 def verify_id(route: str) -> str:

@@ -41,6 +41,7 @@ class StubPass:
 
     @workflow.run
     async def run(self, asked: PassInput) -> PassResult:
+        workflow.logger.warning("scenario %s", self._scenario)
         if self._scenario in ("slow", "held", "waiting"):
             await workflow.wait_condition(lambda: self._approved)
         if self._scenario == "denied":

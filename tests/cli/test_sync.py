@@ -243,8 +243,9 @@ async def test_a_pass_that_waits_for_a_store_is_left_with_3_and_the_next_run_beg
     assert first.document["state"] == "waiting"
     assert first.problems[0].startswith("waiting: endpoint-unreachable: nobody is there: run the same command again")
 
-    second = await desk.run("done")
-    assert second.code == 0
+    second = await desk.run("waiting")
+    assert second.code == 3
+    assert "goes on" not in second.stderr
 
 
 async def test_held_deletions_go_on_with_approve_and_the_same_options_only(desk: Desk) -> None:
@@ -333,6 +334,21 @@ async def test_a_worker_that_dies_ends_the_run_with_3(desk: Desk) -> None:
         stdout, stderr = await asyncio.to_thread(child.communicate, None, 60)
     assert (child.returncode, stdout) == (3, b"")
     assert b"the worker has ended; its log: " in stderr
+
+
+async def test_a_dry_run_does_not_go_on_with_an_interrupted_pass_and_leaves_it_to_the_next_run(desk: Desk) -> None:
+    with desk.launch("slow") as child:
+        _, run_id = await desk.running(child)
+        await interrupt(child)
+
+    dry = await desk.run("done", "--dry-run")
+    assert dry.code == 0
+    assert "slow" not in desk.state.worker_log.read_text()
+
+    with desk.launch("slow") as child:
+        _, joined = await desk.running(child)
+        await interrupt(child)
+    assert joined == run_id
 
 
 # --- the pieces ------------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_ids_of_other_workflows_name_no_object(other: str) -> None:
 
 
 def test_the_ids_of_the_other_workflows_are_fixed() -> None:
-    assert (reconcile_id("r"), partition_id("r", 7), verify_id("r")) == ("reconcile:r", "reconcile:r:7", "verify:r")
+    assert (reconcile_id("r"), partition_id("repair", "r", 7), verify_id("r")) == ("reconcile:r", "reconcile:r:7", "verify:r")
     assert (catalog_id("aws", "photos"), HOUSEKEEPING_ID) == ("catalog:aws:photos", "housekeeping")
 
 
