@@ -182,7 +182,7 @@ async def _joined(request: Request, found: OpenPass, engine: Engine, output: Out
         await sync_pass.cancel(found.handle)
         await sync_pass.cancelled(found.handle)
         return None
-    output.note("goes on with the pass that was interrupted")
+    output.note("goes on where the last run stopped")
     await sync_pass.limit(found.handle, progress, request.asked.limits)
     return found.handle
 

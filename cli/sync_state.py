@@ -114,6 +114,8 @@ def configuration(
             "transfer_slots": max(4, min(16, 2 * (cpus or 1))),
             "streams": STREAMS,
             "graceful_stop": GRACEFUL_STOP_S,
+            # Half a minute of retries: a person is waiting, and what rests in `failed` is tried again by the next run.
+            "retries": {"error_delay": 2},
         },
     }
 

@@ -148,8 +148,9 @@ def document(ending: Ending, source: str, destination: str) -> dict[str, Any]:
 
 
 def tell(output: Output, ending: Ending, source: str, destination: str) -> None:
-    for line in closing_lines(ending):
-        output.line(line)
+    if ending.progress.route:  # else the pass was not seen
+        for line in closing_lines(ending):
+            output.line(line)
     output.document(document(ending, source, destination))
 
 

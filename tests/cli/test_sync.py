@@ -288,7 +288,7 @@ async def test_an_interrupted_run_ends_with_130_and_the_next_one_joins_its_pass(
         stdout, stderr = await asyncio.to_thread(child.communicate, None, 60)
     assert joined == run_id
     assert (child.returncode, json.loads(stdout)["state"]) == (0, "done")
-    assert b"goes on with the pass that was interrupted" in stderr
+    assert b"goes on where the last run stopped" in stderr
 
 
 async def test_other_options_end_the_interrupted_pass_and_start_another(desk: Desk) -> None:
