@@ -55,7 +55,8 @@ def build_workers(client: Client, settings: Settings, stores: Stores, ledger: Le
     passes = PassActivities(settings, stores, ledger, permits, client)
     sweeps = HousekeepingActivities(settings, stores, client)
     control: list[Callable[..., Any]] = [
-        objects.settle_object, objects.complete_copy, objects.abort_copy, sweeps.list_routes, sweeps.sweep_orphans,
+        objects.settle_object, objects.complete_copy, objects.abort_copy, objects.quarantine_object,
+        sweeps.list_routes, sweeps.sweep_orphans,
     ]  # fmt: skip
     control += [passes.begin_pass, passes.split_range, passes.weigh_deletions, passes.end_pass]
     transfer: list[Callable[..., Any]] = [objects.copy_object, objects.copy_part_run]

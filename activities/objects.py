@@ -11,7 +11,7 @@ from temporalio import activity
 from activities import metrics
 from activities._progress import PartRecord, pulse
 from activities.deletions import Permits
-from activities.recording import record
+from activities.recording import next_step, quarantined_for, record
 from activities.settle import Settler
 from ledger.ledger import Ledger
 from replication.errors import IntegrityMismatch, RouteChanged, UploadCorrupt
@@ -27,6 +27,7 @@ from replication.models import (
     Part,
     PartRunInput,
     PartRunResult,
+    QuarantineInput,
     ReplicateObjectResult,
     SettleInput,
     Settlement,
@@ -131,6 +132,12 @@ class ObjectActivities:
         """Removes an upload and its parts, under whatever epoch it was begun."""
         _, destination = places(self._settler.route(input.route), input.key, self._stores)
         await destination.store.abort_upload(destination.bucket, destination.key, input.plan.upload_id)
+
+    @activity.defn(name="quarantine_object")
+    async def quarantine_object(self, input: QuarantineInput) -> None:
+        """Keeps that the object rests, and why, until it is settled."""
+        step = next_step(input.reason, input.rests)
+        await self._ledger.record(quarantined=[quarantined_for(input.route, input.key, input.reason, input.message, step)])
 
     # --- parts -------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ledger.ledger import Ledger
 from ledger.rows import Action, AuditEntry, Quarantined, Receipt
-from replication.errors import ObjectError
+from replication.errors import BY_REASON, ObjectError, Rest
 from replication.models import ReplicateObjectResult
 
 RECEIVED = frozenset({"copied", "updated", "in_sync"})
@@ -56,7 +56,13 @@ def audit_of(result: ReplicateObjectResult, workflow: str) -> AuditEntry | None:
 
 def quarantined(route: str, key: str, error: ObjectError) -> Quarantined:
     """An object that cannot be settled for now: why, and what happens next."""
-    return quarantined_for(route, key, error.reason, str(error), NEXT_STEPS[error.rests].format(audience=error.audience))
+    return quarantined_for(route, key, error.reason, str(error), next_step(error.reason, error.rests))
+
+
+def next_step(reason: str, rests: Rest) -> str:
+    """What happens next to an object that rests for this reason, and who can change it."""
+    known = BY_REASON.get(reason)
+    return NEXT_STEPS[rests].format(audience=known.audience if known else ObjectError.audience)
 
 
 def quarantined_for(route: str, key: str, reason: str, message: str, next_step: str) -> Quarantined:
@@ -67,6 +73,7 @@ async def record(ledger: Ledger, result: ReplicateObjectResult, workflow: str) -
     """Keeps what a single object's look led to. Raises `LedgerUnavailable`."""
     receipt, entry = receipt_of(result, workflow), audit_of(result, workflow)
     gone = result.outcome == "deleted" or result.reason == "both-absent"
-    forgotten = [(result.route, result.key)] if gone else []
-    if receipt or entry or forgotten:
-        await ledger.record(receipts=[receipt] if receipt else [], audit=[entry] if entry else [], forgotten=forgotten, released=forgotten)
+    place = [(result.route, result.key)]
+    forgotten, released = place if gone else [], place if gone or result.outcome == "kept" else []
+    if receipt or entry or released:
+        await ledger.record(receipts=[receipt] if receipt else [], audit=[entry] if entry else [], forgotten=forgotten, released=released)

@@ -7,6 +7,7 @@ from typing import Any
 from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
+from cli.open_passes import open_passes
 from cli.output import printable
 from cli.runs import of_route
 from cli.session import DONE, Session
@@ -20,8 +21,18 @@ async def run(session: Session, route_name: str) -> int:
     client = await session.connect()
     held = await _approve(client.get_workflow_handle(deletions_id(route.name)))
     woken = await _wake(client, route.name) if held.hold else 0
-    _tell(session, held, woken)
+    _tell(session, held, woken, await _approve_passes(client, route.name))
     return DONE
+
+
+async def _approve_passes(client: Client, route: str) -> dict[str, str]:
+    """What the running passes held, by workflow id."""
+    held: dict[str, str] = {}
+    for found in await open_passes(client, route):
+        if found.mode == "repair":
+            _, reason = await found.update("approve", answer=str)
+            held |= {found.handle.id: reason} if reason else {}
+    return held
 
 
 async def _approve(handle: WorkflowHandle[Any, Any]) -> DeletionsProgress:
@@ -47,12 +58,14 @@ async def _wake(client: Client, route: str) -> int:
     return count
 
 
-def _tell(session: Session, held: DeletionsProgress, woken: int) -> None:
+def _tell(session: Session, held: DeletionsProgress, woken: int, passes: dict[str, str]) -> None:
     hold = held.hold
-    if hold is None:
+    for workflow_id, reason in passes.items():
+        session.output.line(f"approved: {workflow_id}: {reason}")
+    if hold is None and not passes:
         session.output.line("nothing is held")
-    else:
+    if hold is not None:
         session.output.line(f"approved: {hold.reason}; {woken} objects look again")
         for key in hold.first:
             session.output.line(f"  {printable(key)}")
-    session.output.document({"held": hold.model_dump() if hold else None, "woken": woken})
+    session.output.document({"held": hold.model_dump() if hold else None, "woken": woken, "passes": passes})

@@ -1,4 +1,5 @@
-"""`explain ROUTE KEY`: one object as both stores show it now, what would be done about it and why, and its workflow."""
+"""`explain ROUTE KEY`: one object as both stores show it now, what would be done about it and why, what the ledger
+holds of it, its workflow, and what happens next."""
 
 from __future__ import annotations
 
@@ -8,9 +9,12 @@ from typing import Any
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 from temporalio.service import RPCError
 
+from cli.next_step import next_step
 from cli.objects import WORKFLOW, read_progress
-from cli.output import Output, printable
+from cli.output import Output, moment, printable
+from cli.records import records
 from cli.runs import closed_result, quoted
+from cli.schedules import next_passes
 from cli.session import DIFFERS, DONE, UNREACHABLE, Session, check_key_argument
 from replication.errors import ObjectError, Refused
 from replication.ids import object_workflow_id
@@ -28,35 +32,38 @@ from workflows.client import TemporalUnreachable
 async def run(session: Session, route_name: str, key: str) -> int:
     route = session.route(route_name)
     check_key_argument(key)
-    seen, code = await _look(session, route, key)
-    workflow, reachable = await _workflow(session, route.name, key)
-    told = {"route": route.name, "key": key, **seen, "workflow": workflow}
+    seen, view, code = await _look(session, route, key)
+    kept, recorded = await records(session, route, key, view)
+    workflow, next_pass, reachable = await _workflow(session, route.name, key)
+    told: dict[str, Any] = {"route": route.name, "key": key, **seen, **kept, "workflow": workflow}
+    told["next"] = next_step(told, next_pass)
     session.output.document(told)
     _tell(session.output, told)
-    return code if reachable else UNREACHABLE
+    return code if reachable and recorded else UNREACHABLE
 
 
 # --- the two sides ---------------------------------------------------------------------------------------------------
 
 
-async def _look(session: Session, route: Route, key: str) -> tuple[dict[str, Any], int]:
-    """Both sides with the decision, or why they cannot be known; and the exit code that belongs to it."""
+async def _look(session: Session, route: Route, key: str) -> tuple[dict[str, Any], View | None, int]:
+    """Both sides with the decision, or why they cannot be known; what was seen; and the exit code that belongs to it."""
     if reason := route.skip_reason(key):
-        return {"decision": {"action": "keep", "reason": reason, "message": SKIP_REASONS[reason]}}, DONE
+        return {"decision": {"action": "keep", "reason": reason, "message": SKIP_REASONS[reason]}}, None, DONE
     async with session.stores() as stores:
         try:
             view = await observe(route, key, stores)
             plan = await _plan(session.settings, view, stores)
         except ObjectError as error:
-            told = {"error": {"reason": error.reason, "message": str(error), "rests": error.rests, "audience": error.audience}}
-            return told, DIFFERS if isinstance(error, Refused) else UNREACHABLE
-    return {
+            unknown = {"error": {"reason": error.reason, "message": str(error), "rests": error.rests, "audience": error.audience}}
+            return unknown, None, DIFFERS if isinstance(error, Refused) else UNREACHABLE
+    told = {
         "source": _side(route.source.store, view.source.bucket, view.source.key, view.source_info, view.source_place),
         "replica": _side(route.destination.store, view.destination.bucket, view.destination.key, view.replica_info, view.replica_place),
         "decision": {name: getattr(view.decision, name) for name in ("action", "reason", "message")},
         "losses": list(view.mapped.losses) if view.mapped else [],
         "plan": plan,
-    }, DONE
+    }
+    return told, view, DONE
 
 
 async def _plan(settings: Settings, view: View, stores: Stores) -> dict[str, Any] | None:
@@ -106,14 +113,16 @@ def _mark(mark: Mark) -> dict[str, Any]:
 # --- the workflow ----------------------------------------------------------------------------------------------------
 
 
-async def _workflow(session: Session, route: str, key: str) -> tuple[dict[str, Any], bool]:
-    """The open run and the last closed one, and whether Temporal could be asked."""
+async def _workflow(session: Session, route: str, key: str) -> tuple[dict[str, Any], str | None, bool]:
+    """The open run and the last closed one, when the next pass is due, and whether Temporal could be asked."""
     workflow_id = object_workflow_id(route, key)
     try:
         client = await session.connect()
-        return {"id": workflow_id, **await _runs(client, workflow_id, route, key)}, True
+        due = [found.at for found in await next_passes(client, route) if found.mode == "repair" and found.at]
+        runs = await _runs(client, workflow_id, route, key)
+        return {"id": workflow_id, **runs}, moment(due[0].timestamp()) if due else None, True
     except (TemporalUnreachable, RPCError) as error:
-        return {"id": workflow_id, "error": str(error)}, False
+        return {"id": workflow_id, "error": str(error)}, None, False
 
 
 async def _runs(client: Client, workflow_id: str, route: str, key: str) -> dict[str, Any]:
@@ -174,7 +183,28 @@ def _tell(output: Output, told: dict[str, Any]) -> None:
         lines.add("plan", _plan_text(plan))
     if losses := told.get("losses"):
         lines.add("not carried", ", ".join(losses))
+    _tell_records(lines, told)
     _tell_workflow(lines, told["workflow"])
+    lines.add("next", told["next"]["what"] + (f"; {told['next']['at']}" if told["next"]["at"] else ""))
+
+
+def _tell_records(lines: _Lines, told: dict[str, Any]) -> None:
+    if unknown := told.get("ledger"):
+        lines.add("ledger", unknown["error"])
+    if receipt := told.get("receipt"):
+        lines.add("receipt", f"{receipt['verification'] or 'not verified'} at {receipt['recorded_at']}{_match_text(receipt['matches'])}")
+    if resting := told.get("quarantine"):
+        lines.add("quarantine", f"{resting['state']} since {resting['since']}, {resting['attempts']} attempts: {resting['reason']}")
+        lines.add("", f"{resting['message']}; {resting['next_step']}")
+    if pending := told.get("pending_deletion"):
+        lines.add("deletion", f"without a source since {pending['since']}; not before {pending['not_before']}")
+
+
+def _match_text(matches: dict[str, bool] | None) -> str:
+    if matches is None:
+        return ""
+    changed = [side for side, same in matches.items() if not same]
+    return f"; since then the {' and the '.join(changed)} changed" if changed else "; both sides are still so"
 
 
 def _side_text(side: dict[str, Any]) -> str:

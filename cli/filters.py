@@ -44,10 +44,16 @@ def add_filter_arguments(parser: argparse.ArgumentParser, *, prefix: bool = Fals
     filters.add_argument("--start-after", type=_key, metavar="KEY", help="only keys after this full source key, in byte order")
 
 
-def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
-    limits = parser.add_argument_group("how fast")
-    limits.add_argument("--concurrency", type=count, metavar="N", help="objects at once")
-    limits.add_argument("--bandwidth", type=_bandwidth, metavar="SIZE/s", help="such as 10MiB/s, over all objects together")
+def add_limit_arguments(parser: argparse.ArgumentParser, *, lifts: bool = False) -> None:
+    """With `lifts`, 0 and `off` are taken too: no limit."""
+    limits = parser.add_argument_group("how fast", "0 or off lifts a limit" if lifts else None)
+
+    def limit(parse: Callable[[str], float]) -> Callable[[str], float]:
+        return _or_off(parse) if lifts else parse
+
+    limits.add_argument("--concurrency", type=limit(count), metavar="N", help="objects at once")
+    limits.add_argument("--bandwidth", type=limit(_bandwidth), metavar="SIZE/s", help="such as 10MiB/s, over all objects together")
+    limits.add_argument("--requests", type=limit(_requests), metavar="N/s", help="requests to the stores, such as 200/s")
 
 
 def filters_of(options: argparse.Namespace, clock: Callable[[], float] = time.time) -> Filters:
@@ -72,13 +78,24 @@ def filters_of(options: argparse.Namespace, clock: Callable[[], float] = time.ti
 
 
 def limits_of(options: argparse.Namespace) -> LimitUpdate:
-    return LimitUpdate(concurrency=options.concurrency, bytes_per_s=options.bandwidth)
+    return LimitUpdate(concurrency=options.concurrency, bytes_per_s=options.bandwidth, requests_per_s=options.requests)
 
 
 def count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
         raise argparse.ArgumentTypeError("must be a whole number, at least 1")
     return int(text)
+
+
+def _or_off(parse: Callable[[str], float]) -> Callable[[str], float]:
+    return lambda text: 0 if text.removesuffix("/s") in ("0", "off") else parse(text)
+
+
+def _requests(text: str) -> float:
+    number = text.strip().removesuffix("/s")
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", number) or float(number) == 0:
+        raise argparse.ArgumentTypeError("must be a number of requests a second above 0, such as 200/s")
+    return float(number)
 
 
 def _prefix(text: str) -> str:

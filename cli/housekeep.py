@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
-from temporalio.client import (
-    Client,
-    Schedule,
-    ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
-    ScheduleIntervalSpec,
-    ScheduleOverlapPolicy,
-    SchedulePolicy,
-    ScheduleSpec,
-    ScheduleUpdate,
-    ScheduleUpdateInput,
-    WorkflowHandle,
-)
+from temporalio.client import Client, ScheduleActionStartWorkflow, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 
 from cli.output import printable
+from cli.schedules import upsert_schedule
 from cli.session import DIFFERS, DONE, Session
 from replication.ids import HOUSEKEEPING_ID
 from replication.models import HousekeepingInput, HousekeepingResult
 
 SUMMARY = "sweep unfinished uploads and temporary parts"
-CATCH_UP = timedelta(hours=1)
-"""A sweep that was due while the server was down is made up for within this time; an older one is not."""
 
 
 async def run(session: Session, *, older_than_s: float, dry_run: bool, wait: bool) -> int:
@@ -57,17 +42,4 @@ async def run(session: Session, *, older_than_s: float, dry_run: bool, wait: boo
 async def schedule_housekeeping(client: Client, queue: str, every_s: float) -> bool:
     """Creates the schedule (True), or brings the one that is there to this interval and queue (False)."""
     action = ScheduleActionStartWorkflow("Housekeeping", HousekeepingInput(), id=HOUSEKEEPING_ID, task_queue=queue, static_summary=SUMMARY)
-    spec = ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(seconds=every_s))])
-    policy = SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=CATCH_UP)
-    schedule = Schedule(action=action, spec=spec, policy=policy)
-
-    def replaced(found: ScheduleUpdateInput) -> ScheduleUpdate:
-        schedule.state = found.description.schedule.state  # paused or not is an operator's choice
-        return ScheduleUpdate(schedule=schedule)
-
-    try:
-        await client.create_schedule(HOUSEKEEPING_ID, schedule)
-    except ScheduleAlreadyRunningError:
-        await client.get_schedule_handle(HOUSEKEEPING_ID).update(replaced)
-        return False
-    return True
+    return await upsert_schedule(client, HOUSEKEEPING_ID, action, every_s)

@@ -34,7 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_pass_commands(command)
     _add_steering_commands(command)
     _add_sync_command(commands)
-    command("setup", "register search attributes, schedule housekeeping, check stores and buckets; repeatable")
+    _add_record_commands(command)
+    command("setup", "register search attributes, schedule housekeeping, migrate the ledger, check stores and buckets; repeatable")
     demo = command("demo", "replicate real objects between embedded servers; no configuration needed")
     demo.add_argument("--keep", action="store_true", help="leave the servers up until Ctrl-C")
     return parser
@@ -73,16 +74,44 @@ def _add_pass_commands(command: Callable[[str, str], argparse.ArgumentParser]) -
     for parser in (reconcile, verify):
         parser.add_argument("--wait", action="store_true", help="wait for the end, and tell it")
         add_filter_arguments(parser, prefix=True)
+    schedule = command("schedule", "passes of a route that begin by themselves; repeated, the interval is replaced")
+    schedule.add_argument("route", metavar="ROUTE")
+    schedule.add_argument("--every", metavar="DURATION", help="such as 1h")
+    schedule.add_argument("--verify", action="store_true", help="the passes compare and write nothing")
+    schedule.add_argument("--delete", action="store_true", help="no such passes any more")
+    limit = command("limit", "how fast the running pass of a route may go, from now on")
+    limit.add_argument("route", metavar="ROUTE")
+    add_limit_arguments(limit, lifts=True)
+    for name, text in (
+        ("cancel", "stop the running pass of a route; run again, it does only the rest"),
+        ("undo", "forget the deletions that passes of a route have collected and not made"),
+    ):
+        command(name, text).add_argument("route", metavar="ROUTE")
+
+
+def _add_record_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    from cli.states import STATES
+
+    history = command("history", "every change that was made for one object, oldest first")
+    history.add_argument("route", metavar="ROUTE")
+    history.add_argument("key", nargs="?", metavar="KEY", help="full object name in the source bucket")
+    history.add_argument("--check", action="store_true", help="instead: whether the whole trail of the route is as it was written")
+    report = command("report", "one line for each object of a route that the ledger knows")
+    report.add_argument("route", metavar="ROUTE")
+    report.add_argument("--state", choices=STATES, help="only those in this state")
 
 
 def _add_steering_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     retry = command("retry", "start the failed and blocked objects of a route again, and wake the waiting ones")
     retry.add_argument("route", metavar="ROUTE")
     retry.add_argument("--reason", metavar="REASON", help="only those with this reason")
-    for name, text in (("pause", "hold open object workflows before their next step"), ("resume", "let paused object workflows go on")):
+    for name, text in (
+        ("pause", "hold open object workflows before their next step, and the pass of the route"),
+        ("resume", "let what was paused go on"),
+    ):
         steer = command(name, text)
         steer.add_argument("route", metavar="ROUTE")
-        steer.add_argument("keys", nargs="*", metavar="KEY", help="default: every open object of the route")
+        steer.add_argument("keys", nargs="*", metavar="KEY", help="default: every open object of the route, and its pass")
     approve = command("approve", "let the deletions of a route go on that were too many at once")
     approve.add_argument("route", metavar="ROUTE")
     housekeep = command("housekeep", "remove unfinished uploads and temporary parts that no open workflow owns")
@@ -193,14 +222,16 @@ def _dispatch(session: Any, options: argparse.Namespace) -> Command:
             from cli import copy
 
             return copy.run(session, options.route, options.keys, from_file=options.from_file, wait=options.wait)
-        case "reconcile":
-            from cli import reconcile
+        case "reconcile" | "verify" | "schedule" | "limit" | "cancel" | "undo":
+            return _pass_command(session, options)
+        case "history":
+            from cli import history
 
-            return reconcile.run(session, options)
-        case "verify":
-            from cli import reconcile
+            return history.run(session, options.route, options.key, check=options.check)
+        case "report":
+            from cli import report
 
-            return reconcile.verify(session, options)
+            return report.run(session, options.route, state=options.state)
         case "status":
             from cli import status
 
@@ -229,3 +260,27 @@ def _dispatch(session: Any, options: argparse.Namespace) -> Command:
             from cli import steer
 
             return steer.run(session, name, options.route, options.keys)
+
+
+def _pass_command(session: Any, options: argparse.Namespace) -> Command:
+    match options.command:
+        case "schedule":
+            from cli import schedule
+
+            return schedule.run(session, options.route, every=options.every, verify=options.verify, delete=options.delete)
+        case "limit":
+            from cli import limit
+
+            return limit.run(session, options)
+        case "cancel":
+            from cli import cancel
+
+            return cancel.run(session, options.route)
+        case "undo":
+            from cli import undo
+
+            return undo.run(session, options.route)
+        case name:
+            from cli import reconcile
+
+            return reconcile.verify(session, options) if name == "verify" else reconcile.run(session, options)

@@ -123,13 +123,10 @@ def tell_end(output: Output, ended: PassResult | PassProgress) -> None:
 
 
 async def _tell_findings(session: Session, ended: PassResult) -> None:
-    ledger = Ledger(session.settings.ledger)
-    try:
+    async with session.ledger() as ledger:
         async for finding in findings(ledger, ended.pass_id):
             session.output.document(finding.document)
             session.output.line(_line(finding.document))
-    finally:
-        await ledger.close()
 
 
 async def findings(ledger: Ledger, pass_id: str) -> AsyncIterator[Finding]:

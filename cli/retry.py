@@ -10,21 +10,50 @@ from temporalio.service import RPCError
 from cli.objects import read_progress, start_object
 from cli.output import printable
 from cli.runs import key_of, of_route, rested_objects
-from cli.session import DONE, Session
+from cli.session import DONE, UNREACHABLE, Session, for_each
+from ledger.ledger import Ledger
+from replication.errors import LedgerUnavailable
+
+PAGE = 200
+STARTS_AT_ONCE = 16
 
 
 async def run(session: Session, route_name: str, *, reason: str | None) -> int:
-    """Starts the workflow of each resting object again, or wakes the one that waits."""
+    """Starts the workflow of each resting object again, or wakes the one that waits: what Temporal knows of, then what the
+    quarantine holds besides. Exit code 3 where the ledger does not answer; the rest is done anyway."""
     route = session.route(route_name)
     client = await session.connect()
+    queue, done = session.settings.temporal.control_queue, set[str]()
     count = 0
-    async for key in _resting(client, route.name, reason):
-        handle = await start_object(client, session.settings.temporal.control_queue, route.name, key, cause="retry")
+
+    async def again(key: str) -> None:
+        nonlocal count
+        handle = await start_object(client, queue, route.name, key, cause="retry")
         count += 1
         session.output.line(f"retried  {printable(key)}")
         session.output.document({"key": key, "route": route.name, "workflow_id": handle.id})
+
+    async for key in _resting(client, route.name, reason):
+        if key not in done:
+            done.add(key)
+            await again(key)
+    code = DONE
+    try:
+        async with session.ledger() as ledger:
+            async for page in _quarantined(ledger, route.name, reason):
+                await for_each([key for key in page if key not in done], STARTS_AT_ONCE, again)
+    except LedgerUnavailable as error:
+        session.output.note(f"the quarantine cannot be read: {error}")
+        code = UNREACHABLE
     session.output.line(f"{count} objects of route {route.name} are looked at again")
-    return DONE
+    return code
+
+
+async def _quarantined(ledger: Ledger, route: str, reason: str | None) -> AsyncIterator[list[str]]:
+    after = ""
+    while page := await ledger.quarantine(route, reason=reason, after=after, limit=PAGE):
+        yield [resting.key for resting in page]
+        after = page[-1].key
 
 
 async def _resting(client: Client, route: str, reason: str | None) -> AsyncIterator[str]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from temporalio.client import Client
 
 from cli.output import Output
+from ledger.ledger import Ledger
 from replication.errors import RouteUnknown, UsageError
 from replication.keys import key_problem
 from replication.routes import Route
@@ -45,6 +46,15 @@ class Session:
             yield stores
         finally:
             await stores.close()
+
+    @asynccontextmanager
+    async def ledger(self) -> AsyncIterator[Ledger]:
+        """The ledger, opened when it is first asked; closed when the block ends."""
+        ledger = Ledger(self.settings.ledger)
+        try:
+            yield ledger
+        finally:
+            await ledger.close()
 
     def route(self, name: str) -> Route:
         """Raises `UsageError` that names the argument."""

@@ -1,4 +1,7 @@
-"""`pause ROUTE [KEY…]` and `resume ROUTE [KEY…]`: hold open object workflows before their next step, or let them go on."""
+"""`pause ROUTE [KEY…]` and `resume ROUTE [KEY…]`: hold open object workflows before their next step, or let them go on.
+
+Without keys, the running passes of the route as well.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from cli.objects import Handle
+from cli.open_passes import open_passes
 from cli.output import printable
 from cli.runs import key_of, of_route
 from cli.session import DIFFERS, DONE, Session, check_key_argument
@@ -20,6 +24,8 @@ async def run(session: Session, update: str, route_name: str, keys: Sequence[str
     for key in keys:
         check_key_argument(key)
     client, missing, count = await session.connect(), 0, 0
+    if not keys:
+        await _steer_passes(session, client, route.name, update)
     async for key, handle in _open(client, route.name, keys):
         steered = await _steer(handle, update)
         count += steered
@@ -29,6 +35,14 @@ async def run(session: Session, update: str, route_name: str, keys: Sequence[str
         session.output.document({"key": key, "route": route.name, "workflow_id": handle.id, update: steered})
     session.output.line(f"{count} objects of route {route.name}")
     return DIFFERS if missing and keys else DONE
+
+
+async def _steer_passes(session: Session, client: Client, route: str, update: str) -> None:
+    for found in await open_passes(client, route):
+        steered, _ = await found.update(update)
+        if steered:
+            session.output.line(f"{update}d {found.handle.id}")
+            session.output.document({"pass": found.mode, "route": route, "workflow_id": found.handle.id, update: True})
 
 
 async def _open(client: Client, route: str, keys: Sequence[str]) -> AsyncIterator[tuple[str, Handle]]:

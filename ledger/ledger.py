@@ -85,6 +85,9 @@ class Ledger:
     async def quarantine(self, route: str, *, reason: str | None = None, after: str = "", limit: int = 1000) -> list[Quarantined]:
         return await self._read(queries.quarantined, route, reason, after, limit)
 
+    async def find_quarantined(self, route: str, key: str) -> Quarantined | None:
+        return await self._read(queries.find_quarantined, route, key)
+
     async def quarantine_counts(self, route: str) -> dict[str, int]:
         """How many objects rest for each reason."""
         return await self._read(queries.quarantine_counts, route)
@@ -128,6 +131,9 @@ class Ledger:
         self, route: str, *, pass_id: str | None = None, since_before: float | None = None, after: str = "", limit: int = 1000
     ) -> list[PendingDeletion]:
         return await self._read(passes.held, route, pass_id, since_before, after, limit)
+
+    async def find_deletion(self, route: str, key: str) -> PendingDeletion | None:
+        return await self._read(passes.find_held, route, key)
 
     async def pending_count(self, route: str, *, pass_id: str | None = None) -> int:
         return await self._read(passes.held_count, route, pass_id)

@@ -76,7 +76,17 @@ def held(
     if since_before is not None:
         query = query.where(pending_deletions.c.since < since_before)
     rows = connection.execute(query.order_by(pending_deletions.c.key).limit(limit))
-    return [PendingDeletion(**{**row._mapping, "key": decode_key(row.key)}) for row in rows]
+    return [_pending(row) for row in rows]
+
+
+def find_held(connection: Connection, route: str, key: str) -> PendingDeletion | None:
+    query = select(pending_deletions).where(pending_deletions.c.route == route, pending_deletions.c.key == encode_key(key))
+    row = connection.execute(query).one_or_none()
+    return row if row is None else _pending(row)
+
+
+def _pending(row: Any) -> PendingDeletion:
+    return PendingDeletion(**{**row._mapping, "key": decode_key(row.key)})
 
 
 def held_count(connection: Connection, route: str, pass_id: str | None) -> int:

@@ -43,7 +43,17 @@ def quarantined(connection: Connection, route: str, reason: str | None, after: s
     if reason is not None:
         query = query.where(quarantine.c.reason == reason)
     rows = connection.execute(query.order_by(quarantine.c.key).limit(limit))
-    return [Quarantined(**{**row._mapping, "key": decode_key(row.key)}) for row in rows]
+    return [_quarantined(row) for row in rows]
+
+
+def find_quarantined(connection: Connection, route: str, key: str) -> Quarantined | None:
+    query = select(quarantine).where(quarantine.c.route == route, quarantine.c.key == encode_key(key))
+    row = connection.execute(query).one_or_none()
+    return row if row is None else _quarantined(row)
+
+
+def _quarantined(row: Any) -> Quarantined:
+    return Quarantined(**{**row._mapping, "key": decode_key(row.key)})
 
 
 def quarantine_counts(connection: Connection, route: str) -> dict[str, int]:

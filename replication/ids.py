@@ -57,6 +57,11 @@ def pass_workflow_id(mode: str, route: str) -> str:
     return {"repair": reconcile_id, "plan": plan_id, "verify": verify_id}[mode](route)
 
 
+def pass_schedule_id(mode: str, route: str) -> str:
+    """The Temporal Schedule of a route's passes; what it starts is named after it and the time, and runs under the one id."""
+    return pass_workflow_id(mode, route)
+
+
 def plan_id(route: str) -> str:
     return f"plan:{route}"
 

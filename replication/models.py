@@ -237,6 +237,16 @@ class ReplicateObjectResult(Payload):
     seconds: float = 0.0
 
 
+class QuarantineInput(Payload):
+    """Input of `quarantine_object`: why an object rests, and in which of the two states."""
+
+    route: str
+    key: str
+    rests: Literal["failed", "blocked"]
+    reason: str
+    message: str = ""
+
+
 class Waiting(Payload):
     """What a manifest of source version `version` waits for: `missing_count` of its `total` references.
 

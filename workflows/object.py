@@ -8,10 +8,10 @@ this file says what happens in what order, and for how long.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.objects import ObjectActivities
@@ -23,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
         PartRunInput,
         PartRunResult,
         Progress,
+        QuarantineInput,
         ReplicateObjectInput,
         ReplicateObjectResult,
         ReplicateObjectState,
@@ -217,15 +218,15 @@ class ReplicateObject:
     async def _after(self, stop: Stop) -> ReplicateObjectResult | None:
         """After a `Stop`: None to look again, the result of a conflict, or the failure of the workflow."""
         if stop.rests != "again":
-            self._rest(stop)
-        if stop.reason == "precondition-failed":
+            await self._rest(stop)
+        elif stop.reason == "precondition-failed":
             self._fences += 1
             if self._fences >= options.CONFLICT_LOOKS:
                 return await self._finish(self._ended("conflict", stop))
         elif stop.reason in ("upload-lost", "upload-corrupt"):
             self._restarts += 1
             if self._restarts > options.RESTARTS:
-                self._rest(Stop(stop.reason, f"{stop.message} (after {options.RESTARTS} restarts)", "failed"))
+                await self._rest(Stop(stop.reason, f"{stop.message} (after {options.RESTARTS} restarts)", "failed"))
         elif stop.reason == "source-changed":
             await self._churn()
         return None
@@ -256,11 +257,25 @@ class ReplicateObject:
         await workflow.wait_condition(workflow.all_handlers_finished)
         return result
 
-    def _rest(self, stop: Stop) -> NoReturn:
-        outcome = "blocked" if stop.rests == "blocked" else "failed"
+    async def _rest(self, stop: Stop) -> None:
+        """Fails the workflow; returns where somebody has asked for one more look meanwhile."""
+        outcome: Literal["failed", "blocked"] = "blocked" if stop.rests == "blocked" else "failed"
+        if workflow.patched("quarantine"):
+            await self._quarantine(stop, outcome)
+            if self._stage.dirty:
+                return
         result = self._ended(outcome, stop)
         self._stage.close(outcome, result=result)
         raise ApplicationError(stop.message, result, type=stop.reason, non_retryable=True)
+
+    async def _quarantine(self, stop: Stop, rests: Literal["failed", "blocked"]) -> None:
+        resting = QuarantineInput(route=self._route, key=self._key, rests=rests, reason=stop.reason, message=stop.message[:1000])
+        try:
+            await workflow.execute_activity_method(ObjectActivities.quarantine_object, resting, **options.RECORD)
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            workflow.logger.warning("the object is not in the quarantine: %s", error.cause)
 
     def _ended(self, outcome: Any, stop: Stop) -> ReplicateObjectResult:
         return ReplicateObjectResult(

@@ -73,12 +73,12 @@ class Pass:
     @workflow.update(description="Objects under way finish, nothing more begins.")
     def pause(self) -> None:
         self._steering = self._steering.model_copy(update={"paused": True})
-        self._show(state="paused")
+        self._show(state=self._standing())
 
     @workflow.update(description="Go on after a pause.")
     def resume(self) -> None:
         self._steering = self._steering.model_copy(update={"paused": False})
-        self._show(state="running")
+        self._show(state=self._standing())
 
     @workflow.update(description="Change objects at once, bytes a second, requests a second; 0 lifts a limit.")
     def limit(self, change: LimitUpdate) -> Steering:
@@ -117,7 +117,9 @@ class Pass:
             reason = stop.reason
             raise ApplicationError(stop.message, type=stop.reason, non_retryable=True) from None
         except BaseException as error:
-            state = "cancelled" if is_cancelled_exception(error) else "failed"
+            if is_cancelled_exception(error):
+                state = "cancelled"
+                await self._stop_partitions()
             raise
         finally:
             await self._close(state, reason)
@@ -213,6 +215,12 @@ class Pass:
                 raise
             self._done[number] = PartitionResult(problem=f"defect: {error.cause}")
 
+    async def _stop_partitions(self) -> None:
+        """Another pass may begin as soon as this one has ended: its partitions have the ids of these."""
+        for handle in self._open.values():
+            handle.cancel()
+        await asyncio.gather(*self._watching.values(), return_exceptions=True)
+
     async def _account(self) -> None:
         """Takes over what ended partitions counted, and splits what they left."""
         for number in sorted(self._done):
@@ -262,10 +270,12 @@ class Pass:
 
     async def _hold(self, reason: str) -> None:
         """Waits for an operator, however long that takes."""
-        self._show(state="held", held=reason)
+        self._show(held=reason)
+        self._show(state=self._standing())
         workflow.upsert_search_attributes([PHASE.value_set("held")])
         await workflow.wait_condition(lambda: self._approved)
-        self._show(state="running", held="")
+        self._show(held="")
+        self._show(state=self._standing())
         workflow.upsert_search_attributes([PHASE.value_set("settling")])
 
     # --- the end -----------------------------------------------------------------------------------------------------
@@ -292,7 +302,16 @@ class Pass:
         )
 
     def _troubled(self, problem: str) -> None:
-        self._show(state="waiting" if problem else "running", problem=problem)
+        self._show(problem=problem)
+        self._show(state=self._standing())
+
+    def _standing(self) -> PassState:
+        """The state of a pass that has not ended."""
+        if self._steering.paused:
+            return "paused"
+        if self._progress.held:
+            return "held"
+        return "waiting" if self._progress.problem else "running"
 
     def _show(self, **fields: Any) -> None:
         now = {"counters": self._counters, "partitions_open": len(self._open), "steering": self._steering, **fields}

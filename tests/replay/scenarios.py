@@ -200,6 +200,11 @@ async def blocked(client: Client) -> Handles:
     return [handle]
 
 
+async def quarantined(client: Client) -> Handles:
+    """The same, by code that keeps what rests in the ledger's quarantine."""
+    return await blocked(client)
+
+
 async def continued(client: Client) -> Handles:
     """More part runs than one history takes; every run of the chain."""
     source, destination = stores()
@@ -251,6 +256,7 @@ SCENARIOS: dict[str, tuple[Scenario, str]] = {
     "paused": (paused, "WORKFLOW_EXECUTION_UPDATE_COMPLETED"),
     "signalled": (signalled, "WORKFLOW_EXECUTION_SIGNALED"),
     "blocked": (blocked, "WORKFLOW_EXECUTION_FAILED"),
+    "quarantined": (quarantined, "MARKER_RECORDED"),
     "continued": (continued, "WORKFLOW_EXECUTION_CONTINUED_AS_NEW"),
     "housekeeping": (housekeeping, "WORKFLOW_EXECUTION_COMPLETED"),
 }
