@@ -26,7 +26,7 @@ from replication.anomalies import (
     unresolved,
     verified_level,
 )
-from replication.errors import DependencyCycle, IntegrityMismatch, ObjectError, Throttled, Transient, UnsatisfiableDependency
+from replication.errors import DependencyCycle, IntegrityMismatch, ObjectError, Refused, Throttled, Transient, UnsatisfiableDependency
 from replication.models import ListedObject
 from replication.passes import ScanInput
 from replication.routes import Route
@@ -130,13 +130,17 @@ class Verify(Common):
         return None
 
     async def _references(self, view: View) -> list[Anomaly]:
-        rule = self._route.rules.rule_of(view.source.key) if self._route.rules is not None else None
-        if rule is None:
-            return []
         try:
+            rule = self._route.rules.rule_of(view.source.key) if self._route.rules is not None else None
+            if rule is None:
+                return []
             missing = await self._following.missing(view, rule)
         except (DependencyCycle, UnsatisfiableDependency) as error:
             return [unresolved(error)]
+        except Refused as error:
+            if isinstance(error, EVERYBODYS):
+                raise
+            return [unreadable(error)]
         return [missing_references(missing.keys, missing.count)] if missing.count else []
 
     # --- replicas without a source ---------------------------------------------------------------------------------------
