@@ -11,6 +11,7 @@ from activities._progress import pulse
 from activities.following import Following
 from activities.outcomes import DELAY_S, EVERYBODYS, TRIES, Common
 from activities.scan_order import Done
+from ledger.ledger import Ledger
 from ledger.rows import VerifiedLeaf
 from replication.anomalies import (
     LEFT_ALONE,
@@ -30,6 +31,7 @@ from replication.errors import DependencyCycle, IntegrityMismatch, ObjectError, 
 from replication.models import ListedObject
 from replication.passes import ScanInput
 from replication.routes import Route
+from replication.verify import same_checksums
 from stores.compare_bytes import first_difference
 from stores.observe import View, observe
 from stores.registry import Stores
@@ -41,8 +43,11 @@ READERS = 16
 class Verify(Common):
     """Compares each key; `readers` bounds how many objects are read at once, over all scans of the process."""
 
-    def __init__(self, asked: ScanInput, route: Route, stores: Stores, readers: asyncio.Semaphore, *, paired: bool, workflow: str) -> None:
+    def __init__(
+        self, asked: ScanInput, route: Route, stores: Stores, ledger: Ledger, readers: asyncio.Semaphore, *, paired: bool, workflow: str
+    ) -> None:
         super().__init__(asked, route, stores, inline_max=0, paired=paired, workflow=workflow)
+        self._ledger = ledger
         self._readers = readers
         self._following = Following(stores)
 
@@ -83,7 +88,7 @@ class Verify(Common):
         seen = self._compared(view)
         if seen.decision.reason in LEFT_ALONE:
             return Done().count(kept=1, requests=2)
-        seen, found = await self._contents(view, seen)
+        seen, found = await self._contents(view, replace(seen, receipt=await self._receipt(seen)))
         found += await self._references(view)
         if found:
             return self._found(key, found, "differing")
@@ -108,6 +113,15 @@ class Verify(Common):
             case_insensitive_metadata=view.destination.store.limits.metadata_ascii,
             paired=self._paired,
         )
+
+    async def _receipt(self, seen: Compared) -> tuple[int, str] | None:
+        """Looked for where the stores' checksums cannot be compared."""
+        if seen.replica is None or same_checksums(seen.source.checksums, seen.replica.checksums) is not None:
+            return None
+        receipt = await self._ledger.find(self._route.name, seen.source.key)
+        if receipt is None or receipt.crc32c is None or receipt.source_version != seen.source.version.token:
+            return None
+        return receipt.crc32c, receipt.destination_version
 
     async def _contents(self, view: View, seen: Compared) -> tuple[Compared, list[Anomaly]]:
         """The anomalies of the object itself; with `deep` its bytes are read, unless the stores' word says already that they differ."""

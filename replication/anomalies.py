@@ -55,7 +55,8 @@ class Anomaly:
 class Compared:
     """Both sides of a key whose source exists, and what was decided about it. The fields are those of `Observation`.
 
-    `bytes_equal` says that every byte of both sides was read, and that they are equal.
+    `bytes_equal` says that every byte of both sides was read, and that they are equal. `receipt` is the CRC32C of the last
+    verified copy of this source version, and the token of the replica that it made.
     """
 
     decision: Decision
@@ -69,6 +70,7 @@ class Compared:
     case_insensitive_metadata: bool = False
     paired: bool = False
     bytes_equal: bool = False
+    receipt: tuple[int, str] | None = None
 
 
 def anomalies_of(seen: Compared) -> list[Anomaly]:
@@ -77,7 +79,7 @@ def anomalies_of(seen: Compared) -> list[Anomaly]:
         return []
     if seen.replica is None:
         return [Anomaly(name="missing-at-destination", message=seen.decision.message, source=seen.source.size_bytes)]
-    if told := _told_difference(seen.source, seen.replica):
+    if told := _told_difference(seen.source, seen.replica) or _receipt_difference(seen, seen.replica):
         return [told, *_foreign(seen, seen.replica)]
     found = _attributes(seen, seen.replica)
     if content_is_proved(seen) or (found and seen.decision.reason == "source-archived"):
@@ -149,8 +151,12 @@ def verified_level(seen: Compared) -> Verification:
     assert seen.replica is not None
     if seen.bytes_equal or same_checksums(seen.source.checksums, seen.replica.checksums):
         return "end-to-end"
-    mark, stored = own_mark(seen.replica, seen.replica_place), seen.replica.checksums.crc32c
-    return "dest-verified" if mark is not None and mark.crc32c is not None and mark.crc32c == stored else "size-only"
+    stored = seen.replica.checksums.crc32c
+    if stored is None:
+        return "size-only"
+    mark = own_mark(seen.replica, seen.replica_place)
+    vouched = (mark.crc32c if mark is not None else None, seen.receipt[0] if seen.receipt is not None else None)
+    return "dest-verified" if stored in vouched else "size-only"
 
 
 # --- content ---------------------------------------------------------------------------------------------------------
@@ -164,6 +170,20 @@ def _told_difference(source: ObjectInfo, replica: ObjectInfo) -> Anomaly | None:
         return None
     here, there = _differing_checksums(source, replica)
     return Anomaly(name="checksum", message=f"the source has {here}, the replica {there}", source=here, replica=there)
+
+
+def _receipt_difference(seen: Compared, replica: ObjectInfo) -> Anomaly | None:
+    """What a receipt tells of a replica that no checksum of the source can be compared with. A mark alone can be copied."""
+    comparable = same_checksums(seen.source.checksums, replica.checksums) is not None
+    if seen.receipt is None or seen.bytes_equal or comparable:
+        return None
+    copied, token = seen.receipt
+    values: dict[str, Any] = {"source": f"crc32c:{copied:08x}", "replica": digest_text(replica)}
+    if replica.checksums.crc32c is None:
+        message = "the replica was written anew after it was verified, and no checksum tells whether it is the same"
+        return Anomaly(name="checksum", message=message, **values) if replica.version.token != token else None
+    message = "the replica is not what was copied and verified"
+    return Anomaly(name="checksum", message=message, **values) if replica.checksums.crc32c != copied else None
 
 
 def _differing_checksums(source: ObjectInfo, replica: ObjectInfo) -> tuple[str, str]:
