@@ -59,7 +59,7 @@ def compared(one: ObjectInfo, other: ObjectInfo | None, **more: Any) -> Compared
         paired=more.get("paired", False),
         **rules,
     )
-    places = {"source_place": SOURCE_PLACE, "replica_place": REPLICA_PLACE}
+    places: dict[str, Any] = {"source_place": SOURCE_PLACE, "replica_place": REPLICA_PLACE}
     return Compared(decision=decide(observation), source=one, replica=other, route="ab", wanted=ATTRIBUTES, **places, **more)
 
 
