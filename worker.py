@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -117,6 +118,9 @@ async def run_worker(settings: Settings, role: str, environ: Mapping[str, str], 
 
 
 async def _main(settings: Settings, role: str) -> None:
+    # What was imported lives as long as the process; objects on their way make much garbage that is no cycle.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):

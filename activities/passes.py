@@ -52,17 +52,14 @@ class PassActivities:
         self._ledger = ledger
         self._steerings = Steerings(client)
         self._lanes = asyncio.Semaphore(LANES)
-        self._collecting = Settler(settings, stores, ledger, None, record=_nothing, collects=True)
+        self._collecting = Settler(settings, stores, ledger, None, record=nothing_recorded, collects=True)
         self._deleting = Settler(settings, stores, ledger, permits, record=self._record)
         self._approved = Settler(settings, stores, ledger, None, record=self._record)
 
     @activity.defn(name="begin_pass")
     async def begin_pass(self, input: BeginPassInput) -> Begun:
-        """Proves that both sides can be listed, and records that the pass runs."""
+        """Records that the pass runs, and proves that both sides can be listed."""
         route = self._settings.route(input.route)
-        for location in (route.source, route.destination):
-            writable = location is route.destination and input.mode == "repair"
-            await self._stores.capabilities(location.store, location.bucket, writable=writable)
         await self._ledger.begin_pass(
             PassRecord(
                 pass_id=input.pass_id,
@@ -73,6 +70,12 @@ class PassActivities:
                 workflow=activity.info().workflow_id or "",
             )
         )
+        for location in (route.source, route.destination):
+            await self._stores.capabilities(
+                location.store, location.bucket, writable=location is route.destination and input.mode == "repair"
+            )
+            async for _ in self._stores.get(location.store).list_objects(location.bucket, location.prefix, page_size=1):
+                break
         after = input.start_after[len(route.source.prefix) :] if input.start_after.startswith(route.source.prefix) else ""
         return Begun(manifests=route.rules is not None, mirror=route.settings.deletes_mode == "mirror", keys=KeyRange(after=after))
 
@@ -156,5 +159,5 @@ class PassActivities:
         await self._ledger.end_pass(input.pass_id, state=input.state, reason=input.reason, counters=input.counters.model_dump())
 
 
-async def _nothing(_: ReplicateObjectResult) -> None:
+async def nothing_recorded(_: ReplicateObjectResult) -> None:
     """The scan records in batches what its settler tells one by one."""

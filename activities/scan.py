@@ -48,7 +48,8 @@ class Scan:
         self._work: asyncio.Queue[tuple[Slot, str, ListedObject]] = asyncio.Queue(2 * LANES)
         self._moved = asyncio.Event()
         self._result = _resumed(asked)
-        self._listed_all = self._ended = False
+        self._listed_all = asyncio.Event()
+        self._ended = False
         self._include, self._exclude = compile_globs(tuple(asked.filters.include)), compile_globs(tuple(asked.filters.exclude))
         self._plain = self._include is None and self._exclude is None and route.takes_every_key
 
@@ -58,7 +59,7 @@ class Scan:
             lanes = [tasks.start(self._lane()) for _ in range(LANES)]
             flusher = tasks.start(self._flush_on())
             await tasks.first_of(tasks.start(self._read()), flusher, *lanes)
-            self._listed_all = True
+            self._listed_all.set()
             self._moved.set()
             await tasks.first_of(flusher, *lanes)
         return self._result.model_copy(update={"ended": self._ended})
@@ -181,13 +182,13 @@ class Scan:
 
     async def _flush_on(self) -> None:
         """Records what is done, in key order, and moves the cursor; ends when everything is."""
-        while not (self._listed_all and self._order.is_empty):
+        while not (self._listed_all.is_set() and self._order.is_empty):
             await self._moved.wait()
             self._moved.clear()
             if ready := self._order.ready():
                 await self._flush(*ready)
-            if not self._listed_all:
-                await asyncio.sleep(FLUSH_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._listed_all.wait(), FLUSH_S)
 
     async def _flush(self, cursor: str, done: Done) -> None:
         result, asked = self._result, self._asked

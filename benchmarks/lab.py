@@ -50,6 +50,7 @@ class BenchLab:
         """A configuration file for one pair of buckets."""
         path = self.folder / f"{destination_bucket}.yaml"
         document = {
+            "ledger": f"sqlite:///{self.folder}/{destination_bucket}.db",
             "temporal": {"address": self.temporal.address, "task_queue": f"bench-{destination_bucket}"},
             "stores": {"source": _store(self.source, "SOURCE"), "destination": _store(self.destination, "DESTINATION")},
             "routes": [

@@ -126,7 +126,8 @@ class Demo:
             "gcs": {"type": "gcs", "endpoint": self._gcs.endpoint, "anonymous": True},
             "disk": {"type": "file", "root": str(disk)},
         }
-        document = {"temporal": {"address": self._temporal.address}, "stores": stores, "routes": routes}
+        ledger = f"sqlite:///{self.config.parent.resolve()}/ledger.db"
+        document = {"temporal": {"address": self._temporal.address}, "ledger": ledger, "stores": stores, "routes": routes}
         self.config.write_text(yaml.safe_dump(document, sort_keys=False))
 
     @contextlib.contextmanager

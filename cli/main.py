@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from cli.filters import add_filter_arguments, add_limit_arguments, count
 from replication.errors import SettingsError, UsageError
 from replication.units import parse_duration
 
@@ -33,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_pass_commands(command)
     _add_steering_commands(command)
     _add_record_commands(command)
+    _add_sync_command(commands)
     command("setup", "register search attributes, schedule housekeeping, migrate the ledger, check stores and buckets; repeatable")
     demo = command("demo", "replicate real objects between embedded servers; no configuration needed")
     demo.add_argument("--keep", action="store_true", help="leave the servers up until Ctrl-C")
@@ -118,6 +120,21 @@ def _add_steering_commands(command: Callable[[str, str], argparse.ArgumentParser
     housekeep.add_argument("--wait", action="store_true", help="wait for the end and tell the counts")
 
 
+def _add_sync_command(commands: Any) -> None:
+    text = "copy what is missing or differs from one place to another; no configuration and no server needed"
+    where = "s3://bucket/prefix?endpoint=…, gs://bucket/prefix, file:///folder or a path"
+    sync = commands.add_parser("sync", help=text, description=f"{text}. Interrupted, it goes on when run again.", allow_abbrev=False)
+    sync.add_argument("source", metavar="SOURCE", help=where)
+    sync.add_argument("destination", metavar="DESTINATION", help="the same")
+    sync.add_argument("--dry-run", action="store_true", help="tell what would be done, and write nothing")
+    sync.add_argument("--delete", action="store_true", help="delete replicas whose source is gone")
+    sync.add_argument("--max-delete", type=count, metavar="N", help="hold the deletions if there are more (default: 1000, or half of all)")
+    sync.add_argument("--approve", action="store_true", help="let the deletions go on that the last run held")
+    add_filter_arguments(sync)
+    add_limit_arguments(sync)
+    sync.add_argument("--json", action="store_true", help="JSON on standard output")
+
+
 def _duration(text: str) -> float:
     try:
         return parse_duration(text)
@@ -187,6 +204,11 @@ def _prepare(options: argparse.Namespace) -> Command:
         from cli.demo import run_demo
 
         return run_demo(keep=options.keep, json_output=options.json)
+
+    if options.command == "sync":
+        from cli import sync
+
+        return sync.prepare(options, os.environ, output)
 
     from cli.session import Session
     from replication.settings import load_settings

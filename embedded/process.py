@@ -49,14 +49,23 @@ class ManagedProcess:
     """One program with its log file. Every method may be called in any state; a stopped process can start again."""
 
     def __init__(
-        self, name: str, argv: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None, grace_s: float = 5.0
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        inherited: Mapping[str, str] | None = None,
+        grace_s: float = 5.0,
     ) -> None:
-        """`grace_s` is how long `stop` waits after SIGTERM; 0 stops with SIGKILL at once."""
+        """`environment` is added to `inherited`, which is a cleaned copy of this process's unless it is given.
+
+        `grace_s` is how long `stop` waits after SIGTERM; 0 stops with SIGKILL at once."""
         self.name = name
         self.argv = list(argv)
         self.log = log
         self.grace_s = grace_s
-        self._environment = {**clean_environment(), **(environment or {})}
+        self._environment = {**(clean_environment() if inherited is None else inherited), **(environment or {})}
         self._child: subprocess.Popen[bytes] | None = None
 
     @property

@@ -31,10 +31,10 @@ class Batch:
 
 
 def write(connection: Connection, batches: Sequence[Batch]) -> None:
-    """Applies the batches one after the other. Rows are locked in one order everywhere, so that writers wait in line."""
-    audit.append(connection, [(entry, batch.now) for batch in batches for entry in batch.audit])
+    """Applies the batches one after the other. Rows are locked in one order everywhere, a route's chain last and so the shortest."""
     _write_receipts(connection, batches)
     _write_quarantine(connection, batches)
+    audit.append(connection, [(entry, batch.now) for batch in batches for entry in batch.audit])
 
 
 def _write_receipts(connection: Connection, batches: Sequence[Batch]) -> None:
@@ -84,7 +84,7 @@ def _receipt_values(receipt: Receipt, now: float) -> Values:
         "verification": receipt.verification,
         "losses": json.dumps(receipt.losses) if receipt.losses else "[]",
         "workflow": receipt.workflow,
-        "recorded_at": receipt.recorded_at or now,
+        "recorded_at": float(receipt.recorded_at or now),
     }
 
 
@@ -96,7 +96,7 @@ def _quarantine_values(item: Quarantined, before: Values | None, now: float) -> 
         "reason": item.reason,
         "message": item.message.replace("\0", "\ufffd").encode("utf-8", "replace").decode(),
         "attempts": before["attempts"] + 1 if before else 1,
-        "first_at": before["first_at"] if before else item.first_at or now,
-        "last_at": item.last_at or now,
+        "first_at": before["first_at"] if before else float(item.first_at or now),
+        "last_at": float(item.last_at or now),
         "next_step": item.next_step,
     }

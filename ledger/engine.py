@@ -5,22 +5,29 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, column, create_engine, event, func, inspect, select, table
+from sqlalchemy.exc import OperationalError
 
 from ledger.schema import HEAD
+from replication.errors import LedgerUnavailable
 
 BUSY_S = 10
 """How long SQLite waits for another writer, and a connection to PostgreSQL for its answer."""
+LOCKED_S = 30
+"""How long a statement waits for a lock of PostgreSQL, which ends transactions that are idle for as long."""
 CONNECTIONS = 4
 """The most connections of one process, and the threads that use them."""
+ATTEMPTS = 5
+DEADLOCK = "40P01"
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x64726179616765
+
+T = TypeVar("T")
 
 _migrating = threading.Lock()  # Alembic's context is one of the process
 
@@ -32,8 +39,9 @@ def open_engine(url: str) -> Engine:
             "postgresql+psycopg://" + url.removeprefix("postgresql://"),
             pool_size=CONNECTIONS,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": BUSY_S},
+            connect_args={"connect_timeout": BUSY_S, "tcp_user_timeout": LOCKED_S * 1000},
         )
+        event.listen(engine, "connect", _prepare_postgres)
     else:
         engine = create_engine(url, pool_size=CONNECTIONS, connect_args={"timeout": BUSY_S, "isolation_level": None})
         event.listen(engine, "connect", _prepare_sqlite)
@@ -44,6 +52,19 @@ def open_engine(url: str) -> Engine:
 def writing(engine: Engine) -> Engine:
     """The same engine, whose transactions are going to write: SQLite takes its lock at the beginning, and waits for it there."""
     return engine.execution_options(writes=True)
+
+
+def transact(engine: Engine, change: Callable[[Connection], T]) -> T:
+    """Runs `change` in a transaction that writes; again, where PostgreSQL ended it to let another one through."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            with writing(engine).begin() as connection:
+                return change(connection)
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != DEADLOCK:
+                raise
+    with writing(engine).begin() as connection:
+        return change(connection)
 
 
 def is_postgres(connection: Connection) -> bool:
@@ -58,16 +79,38 @@ def migrate(engine: Engine) -> str:
     with _migrating, writing(engine).begin() as connection:
         if is_postgres(connection):
             connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-        config = Config(attributes={"connection": connection})
-        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-        command.upgrade(config, "head")
+        _upgrade(connection)
         return _revision(connection)
+
+
+def _upgrade(connection: Connection) -> None:
+    """Alembic is imported here only: the other starts of a program do not wait for it."""
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise LedgerUnavailable(f"the ledger has the schema {_revision(connection)!r}, of another release") from error
 
 
 def _revision(connection: Connection) -> str:
     if not inspect(connection).has_table("alembic_version"):
         return ""
     return connection.execute(select(table("alembic_version", column("version_num")))).scalar() or ""
+
+
+def _prepare_postgres(connection: Any, _: Any) -> None:
+    """Arrays travel in binary form, in half the time of text. A worker that stands still does not hold its locks for ever."""
+    from psycopg.types.array import ListBinaryDumper
+
+    connection.adapters.register_dumper(list, ListBinaryDumper)
+    connection.execute(f"SET lock_timeout = '{LOCKED_S}s'")
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{LOCKED_S}s'")
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -76,4 +77,6 @@ def _settle(done: asyncio.Future[None], error: Exception | None) -> None:
     if error is None:
         done.set_result(None)
     else:
-        done.set_exception(error)
+        raised = copy.copy(error)  # a traceback grows with every task that raises it
+        raised.__cause__ = error.__cause__
+        done.set_exception(raised)

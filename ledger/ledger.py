@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import audit, passes, queries
 from ledger.batch import Batch, Place, write
-from ledger.engine import CONNECTIONS, migrate, open_engine, writing
+from ledger.engine import CONNECTIONS, migrate, open_engine, transact
 from ledger.group import GroupCommit
 from ledger.rows import AuditEntry, ChainReport, Finding, PassRecord, PendingDeletion, Quarantined, Receipt
 from replication.errors import LedgerUnavailable
@@ -168,13 +167,8 @@ class Ledger:
     async def _write(self, change: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """One transaction at a time in this process, so that its writers wait here and not at the database's locks."""
         engine = await self._engine()
-
-        def work() -> T:
-            with writing(engine).begin() as connection:
-                return change(connection, *args, **kwargs)
-
         async with self._writing:
-            return await self._run(work)
+            return await self._run(transact, engine, lambda connection: change(connection, *args, **kwargs))
 
     async def _engine(self) -> Engine:
         async with self._opening:
@@ -185,7 +179,7 @@ class Ledger:
     async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
-        except (SQLAlchemyError, OSError, CommandError) as error:
+        except (SQLAlchemyError, OSError) as error:
             raise LedgerUnavailable(f"the ledger does not answer: {type(error).__name__}") from error
 
 

@@ -62,7 +62,7 @@ def hold(connection: Connection, pending: Sequence[PendingDeletion], now: float)
             "key": encode_key(item.key),
             "pass_id": item.pass_id,
             "destination_version": item.destination_version,
-            "since": item.since or now,
+            "since": float(item.since or now),
         }
         for item in pending
     }

@@ -71,13 +71,13 @@ def _part_problems(parts: PartsSettings, kind: str, limits: Limits) -> Iterator[
 def _routes_onto_themselves(sound: Sound) -> Iterator[str]:
     for index, destination in sound.destinations.items():
         source = sound.sources.get(index)
-        if source and _overlap(sound.stores, source, destination):
+        if source and overlap(sound.stores, source, destination):
             yield f"routes[{index}].destination: overlaps routes[{index}].source: {_named(sound, index)} would replicate its own replicas"
 
 
 def _meeting_routes(sound: Sound) -> Iterator[str]:
     for (first, one), (second, other) in combinations(sound.destinations.items(), 2):
-        if _overlap(sound.stores, one, other):
+        if overlap(sound.stores, one, other):
             yield (
                 f"routes[{second}].destination: overlaps routes[{first}].destination: "
                 f"{_named(sound, second)} and {_named(sound, first)} would write the same keys"
@@ -89,7 +89,7 @@ def _named(sound: Sound, index: int) -> str:
     return f"route '{name}'" if name else f"routes[{index}]"
 
 
-def _overlap(stores: Mapping[str, StoreSettings], one: LocationSettings, other: LocationSettings) -> bool:
+def overlap(stores: Mapping[str, StoreSettings], one: LocationSettings, other: LocationSettings) -> bool:
     """True when some key can belong to both locations, whatever their stores are called."""
     here, there = stores.get(one.store), stores.get(other.store)
     if here is None or there is None or here.identity != there.identity:

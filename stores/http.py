@@ -10,7 +10,7 @@ import asyncio
 import io
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -22,7 +22,12 @@ CONNECT_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 25.0
 """Longest silence on a socket; below every heartbeat timeout, so that a stalled store is noticed here first."""
 MAX_ERROR_BODY = 64 * 1024
+ONE_WRITE = 64 * 1024
+"""Bytes of a body that go to the socket together with the head."""
 READS = ("GET", "HEAD")
+FAILURES = (TimeoutError, aiohttp.ClientError, ssl.SSLError, OSError)
+
+Data = bytes | AsyncIterator[bytes] | None
 
 
 class HttpPlane:
@@ -51,44 +56,71 @@ class HttpPlane:
 
     @asynccontextmanager
     async def request(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        data: bytes | AsyncIterator[bytes] | None = None,
-        *,
-        idle_timeout_s: float | None = None,
+        self, method: str, url: str, headers: Mapping[str, str], data: Data = None, *, idle_timeout_s: float | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One request; the answer's body is the caller's to read inside the block. An exception raised by `data`
         reaches the caller as itself."""
-        options: dict[str, Any] = {}
+        failure: list[BaseException] = []
+        try:
+            async with await self._answer(method, url, headers, data, idle_timeout_s, failure) as response:
+                yield response
+        except FAILURES as error:
+            raise (failure[0] if failure else connection_error(error)) from error
+
+    async def exchange(
+        self, method: str, url: str, headers: Mapping[str, str], data: Data = None, *, max_body: int, idle_timeout_s: float | None = None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """One request and its whole answer. Raises as `request`, and `ServerFault` for a body of more than `max_body` bytes."""
+        failure: list[BaseException] = []
+        try:
+            response = await self._answer(method, url, headers, data, idle_timeout_s, failure)
+            try:
+                body = await _whole(response, max_body)
+            except BaseException:
+                response.close()
+                raise
+        except FAILURES as error:
+            raise (failure[0] if failure else connection_error(error)) from error
+        return response.status, response.headers, body
+
+    async def _answer(
+        self, method: str, url: str, headers: Mapping[str, str], data: Data, idle_timeout_s: float | None, failure: list[BaseException]
+    ) -> aiohttp.ClientResponse:
+        options: dict[str, Any] = {"allow_redirects": False}
         if idle_timeout_s is not None:
             options["timeout"] = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=idle_timeout_s)
-        failure: list[BaseException] = []
-        # A file object goes out in pieces; aiohttp would write large bytes to the socket in one go, and warn of that.
-        body = io.BytesIO(data) if isinstance(data, bytes) else None if data is None else _watched(data, failure)
-        target = yarl.URL(url, encoded=True)
+        target, session = yarl.URL(url, encoded=True), self._open()
         try:
-            async with AsyncExitStack() as answered:
-                try:
-                    request = self._open().request(method, target, headers=headers, data=body, allow_redirects=False, **options)
-                    response = await answered.enter_async_context(request)
-                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                    if method not in READS or isinstance(error, aiohttp.ClientConnectorError):
-                        raise
-                    # The store had closed a pooled connection before an answer began: a read is asked once more.
-                    request = self._open().request(method, target, headers=headers, allow_redirects=False, **options)
-                    response = await answered.enter_async_context(request)
-                yield response
-        except (TimeoutError, aiohttp.ClientError, ssl.SSLError, OSError) as error:
-            if failure:
-                raise failure[0] from error
-            raise connection_error(error) from error
+            return await session.request(method, target, headers=headers, data=_body(data, failure), **options)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if method not in READS or isinstance(error, aiohttp.ClientConnectorError):
+                raise
+            # The store had closed a pooled connection before an answer began: a read is asked once more.
+            return await session.request(method, target, headers=headers, **options)
 
     async def close(self) -> None:
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
+
+
+def _body(data: Data, failure: list[BaseException]) -> Any:
+    """A file object goes out in pieces; aiohttp would write large bytes to the socket in one go, and warn of that."""
+    if not isinstance(data, bytes):
+        return None if data is None else _watched(data, failure)
+    return data if len(data) <= ONE_WRITE else io.BytesIO(data)
+
+
+async def _whole(response: aiohttp.ClientResponse, max_body: int) -> bytes:
+    announced = response.content_length
+    if announced is not None and announced <= max_body:
+        return await response.read()
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > max_body:
+            raise ServerFault(f"{response.method}: the answer is larger than {max_body} bytes")
+    return bytes(body)
 
 
 async def _watched(data: AsyncIterator[bytes], failure: list[BaseException]) -> AsyncIterator[bytes]:

@@ -222,16 +222,15 @@ class S3Store(Store):
 
     async def fetch(self, bucket: str, key: str, *, pin: Version) -> tuple[ObjectInfo, bytes]:
         check_key(key)
-        headers = {"if-match": quoted(pin), "x-amz-checksum-mode": "ENABLED"}
-        async with self._wire.open("GET", bucket, key, None, headers) as response:
-            if response.status != 200:
-                raise self._read_error(await read_answer(response), key)
-            _check_read(response.headers, pin, None, pin.size_bytes)
-            data = b"".join([chunk async for chunk in exactly(response, pin.size_bytes)])
-            answer = Answer(f"GET {key!r}", response.status, response.headers, b"")
+        answer = await self._wire.send("GET", bucket, key, headers={"if-match": quoted(pin), "x-amz-checksum-mode": "ENABLED"})
+        if answer.status != 200:
+            raise self._read_error(answer, key)
+        _check_read(answer.headers, pin, None, pin.size_bytes)
+        if len(answer.body) != pin.size_bytes:
+            raise IntegrityMismatch(f"the answer has {len(answer.body)} bytes, {pin.size_bytes} were asked for")
         self._seen_at[bucket] = self._clock()
         info = object_info(key, answer.headers)
-        return replace(info, attributes=replace(info.attributes, tags=await self._tags(bucket, key, answer))), data
+        return replace(info, attributes=replace(info.attributes, tags=await self._tags(bucket, key, answer))), answer.body
 
     def _read_error(self, answer: Answer, key: str) -> ObjectError:
         if not answer.failed:

@@ -17,6 +17,7 @@ from replication.models import Progress, ReplicateObjectInput, ReplicateObjectRe
 from replication.settings import Settings, parse_settings
 from stores.base import Store
 from stores.registry import Stores
+from tests.ledgers import ledger_url
 from worker import build_workers
 from workflows.object import ReplicateObject
 from workflows.visibility import object_attributes
@@ -82,6 +83,7 @@ def make_lab(
     """A lab with one route `r-<uuid>` from `source` to `destination`; `route` overrides the route's settings."""
     name = f"r-{uuid.uuid4().hex[:12]}"
     document = {
+        "ledger": ledger_url(),
         "temporal": {"task_queue": f"q-{uuid.uuid4().hex}"},
         "stores": {store.name: {"type": "file", "root": f"/stores/{store.name}"} for store in (source, destination)},
         "routes": [

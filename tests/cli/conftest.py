@@ -16,6 +16,7 @@ from embedded.seaweedfs import SeaweedFS
 from embedded.temporal import TemporalServer
 from tests.cli.site import RETRIES, Site
 from tests.e2e.sides import GcsSide, S3Side, Side
+from tests.ledgers import ledger_url
 
 PART = 5 << 20
 WORKER = {"retries": RETRIES, "control_slots": 12, "transfer_slots": 2, "streams": 2, "graceful_stop": 5}
@@ -57,6 +58,7 @@ def make_site(temporal_server: TemporalServer, s3: S3Side, s3b: S3Side, tmp_path
 
         def make(**sections: Any) -> Site:
             document = {
+                "ledger": ledger_url(),
                 "temporal": {"address": temporal_server.address, "task_queue": f"q-{uuid.uuid4().hex}"},
                 "stores": {s3.name: s3.settings(), s3b.name: s3b.settings()},
                 "routes": [route("pair", s3, s3b.name, s3b.bucket, parts={"part_size": PART, "one_shot_max": PART}, exclude=["*.tmp"])],

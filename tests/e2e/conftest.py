@@ -17,6 +17,7 @@ from replication.settings import parse_settings
 from stores.registry import Stores
 from tests.e2e.sides import FileSide, GcsSide, S3Side, Side
 from tests.lab import FAST_RETRIES, Lab
+from tests.ledgers import ledger_url
 
 Sides = dict[str, Side]
 OpenRoute = Callable[..., AbstractAsyncContextManager[Lab]]
@@ -45,6 +46,7 @@ def open_route(temporal_client: Client) -> OpenRoute:
         before, after = (f"in-{token}/", f"out-{token}/") if prefixes is None else prefixes
         size = destination.part_size
         document = {
+            "ledger": ledger_url(),
             "temporal": {"task_queue": f"q-{token}"},
             "stores": {side.name: side.settings() for side in (source, destination)},
             "routes": [

@@ -16,6 +16,7 @@ from embedded.fake_gcs import FakeGcs
 from embedded.seaweedfs import SeaweedFS
 from tests.e2e.sides import FileSide, GcsSide, S3Side, Side
 from tests.faults.rig import PART, RETRIES, Rig
+from tests.ledgers import ledger_url
 from tests.proxy import FaultProxy
 
 MakeRig = Callable[..., Awaitable[Rig]]
@@ -64,6 +65,7 @@ async def make_rig(temporal_client: Client, tmp_path: Path) -> AsyncIterator[Mak
             (here, reading), (there, writing) = await proxied(source), await proxied(destination)
             before, after = f"in-{token}/", f"out-{token}/"
             document = {
+                "ledger": ledger_url(),
                 "temporal": {"task_queue": f"q-{token}"},
                 "stores": {source.name: here, destination.name: there},
                 "routes": [

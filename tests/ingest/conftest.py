@@ -34,6 +34,7 @@ from stores.registry import Stores
 from tests.e2e.sides import S3Side
 from tests.ingest.test_events import s3_body, s3_record
 from tests.lab import FAST_RETRIES, Lab
+from tests.ledgers import ledger_url
 from tests.poll import eventually
 from tests.proxy import FaultProxy
 
@@ -209,6 +210,7 @@ async def rig(
     source, replica, queue, token = S3Side("source", moto_s3), S3Side("replica", seaweed), make_queue(sqs), uuid.uuid4().hex[:12]
     credentials = {name: value for name, value in source.settings().items() if name not in ("type", "region")}
     document = {
+        "ledger": ledger_url(),
         "temporal": {"address": temporal_server.address, "task_queue": f"q-{token}"},
         "stores": {"source": source.settings(), "replica": replica.settings()},
         "routes": [

@@ -31,6 +31,7 @@ from tests.e2e.sides import GcsSide, Properties, S3Side
 from tests.ingest.conftest import FAST
 from tests.ingest.test_converge import Driver, compared
 from tests.lab import FAST_RETRIES, Lab
+from tests.ledgers import ledger_url
 from tests.poll import eventually
 
 
@@ -97,6 +98,7 @@ async def rig(
     subscription = pubsub.create_subscription(f"s-{token}", topic)
     source, replica = GcsSide("source", notifying_gcs), S3Side("replica", seaweed)
     document = {
+        "ledger": ledger_url(),
         "temporal": {"task_queue": f"q-{token}"},
         "stores": {"source": source.settings(), "replica": replica.settings()},
         "routes": [

@@ -26,6 +26,7 @@ from stores.registry import Stores
 from tests.e2e.sides import S3Side
 from tests.ingest.conftest import FAST
 from tests.lab import FAST_RETRIES, Lab
+from tests.ledgers import ledger_url
 from tests.poll import eventually
 
 MODES = ("native", "poll")
@@ -102,6 +103,7 @@ async def rig(temporal_client: Client, seaweed: SeaweedFS, tmp_path: Path, mode:
         for name in ("one", "two")
     ]
     document = {
+        "ledger": ledger_url(),
         "temporal": {"task_queue": f"q-{token}"},
         "stores": {"disk": {"type": "file", "root": str(root)}, "replica": replica.settings()},
         "routes": routes,

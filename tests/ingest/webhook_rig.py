@@ -28,6 +28,7 @@ from replication.settings import Settings, parse_settings
 from stores.registry import Stores
 from tests.ingest.test_events import s3_body, s3_record
 from tests.lab import FAST_RETRIES, Lab
+from tests.ledgers import ledger_url
 from tests.poll import eventually
 
 TOKEN = "correct-horse-battery"
@@ -59,7 +60,7 @@ class WebhookRig:
     """More arguments of the webhook."""
 
     def __post_init__(self) -> None:
-        document = {"temporal": {"task_queue": self.queue}, "stores": self.stores, "routes": self.routes}
+        document = {"ledger": ledger_url(), "temporal": {"task_queue": self.queue}, "stores": self.stores, "routes": self.routes}
         self.settings: Settings = parse_settings({**document, "worker": {"retries": FAST_RETRIES, "control_slots": 20}})
         listener = WebhookSettings(listen=self.listen, token="env:TOKEN", rate=self.rate, max_body=self.max_body)
         self.dispatcher: Dispatcher = self.options.pop("dispatcher", None) or Dispatcher(

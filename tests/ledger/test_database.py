@@ -133,7 +133,7 @@ async def test_a_database_of_a_later_release_is_refused(ledger: Ledger, url: str
     with writing(engine).begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
-    with pytest.raises(LedgerUnavailable):
+    with pytest.raises(LedgerUnavailable, match="'9999', of another release"):
         await ledger.find("r", "k")
 
 

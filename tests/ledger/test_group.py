@@ -96,3 +96,18 @@ async def test_a_database_that_is_away_is_asked_once_for_a_group() -> None:
     answers = await asyncio.gather(*(group.add(Batch(0.0, released=(("r", "k"),))) for _ in range(5)), return_exceptions=True)
     assert asked == [5]
     assert [type(answer) for answer in answers] == [LedgerUnavailable] * 5
+    assert len(set(map(id, answers))) == 5
+
+
+async def test_processes_that_touch_the_same_keys_in_another_order_both_get_through(url: str) -> None:
+    places = [("r", f"k{number:03}") for number in range(400)]
+    ledgers = [Ledger(url), Ledger(url)]
+    for _ in range(5):
+        await ledgers[0].record(receipts=[Receipt(*place, "v", "d") for place in places])
+        await asyncio.gather(
+            ledgers[0].record(receipts=[Receipt(*place, "v", "d") for place in places[:200]], forgotten=places[200:]),
+            ledgers[1].record(receipts=[Receipt(*place, "v", "d") for place in places[200:]], forgotten=places[:200]),
+        )
+        assert await ledgers[0].receipt_count("r") == 200
+    for ledger in ledgers:
+        await ledger.close()

@@ -118,6 +118,7 @@ def test_every_setting_is_documented_with_its_default(model: type[SettingsModel]
         ("ingest metrics", "ingest.metrics", "METRICS"),
         ("search attributes", "workflows.visibility", "SEARCH_ATTRIBUTES"),
         ("phases", "workflows.visibility", "PHASES"),
+        ("pass states", "replication.passes", "PASS_STATES"),
         ("decisions", "replication.decide", "REASONS"),
         ("skips", "replication.routes", "SKIP_REASONS"),
         ("losses", "replication.fidelity", "LOSSES"),

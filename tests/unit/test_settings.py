@@ -455,8 +455,8 @@ def test_memory_that_cannot_suffice_is_refused_with_both_numbers() -> None:
 
 def test_the_memory_bound_grows_with_what_is_at_once() -> None:
     s3, disk = S3Settings(type="s3"), FileSettings(type="file", root=Path("/r"))
-    worker = WorkerSettings(control_slots=4, transfer_slots=2, streams=3)
-    assert memory_bound(worker, [s3, disk]) == (150 + 64 + 12 + 4 + 2 * 2 * 3 + 1) * MIB
+    worker = WorkerSettings(control_slots=4, transfer_slots=2, bulk_slots=5, streams=3)
+    assert memory_bound(worker, [s3, disk]) == (150 + 64 + 12 + 4 + 2 * 2 * 3 + 1 + 8 * 5) * MIB
 
 
 def test_every_problem_is_told_at_once() -> None:

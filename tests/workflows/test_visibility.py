@@ -23,6 +23,7 @@ from stores.body import Body
 from stores.memory import MemoryStore
 from stores.registry import Stores
 from tests.lab import FAST_RETRIES, Handle, Lab, make_lab
+from tests.ledgers import ledger_url
 from tests.poll import eventually
 from tests.replay.scenarios import Faulty, on_phase, seed, stores
 from tests.stores.keys import ODD_KEYS
@@ -169,6 +170,7 @@ async def canary_lab(temporal_client: Client, seaweed: SeaweedFS) -> AsyncIterat
     places = [("weed", bucket), ("wrong", bucket), ("weed", "no-such-bucket")]
     settings = parse_settings(
         {
+            "ledger": ledger_url(),
             "temporal": {"task_queue": f"q-{token}"},
             "stores": {
                 "a": {"type": "file", "root": "/stores/a"},
