@@ -22,6 +22,8 @@ class Pace:
         self._rate: float | None = None
         self._tokens = 0.0
         self._filled_at = clock()
+        self.paused = False
+        """Nothing goes through, however many tokens there are."""
 
     def set_rate(self, per_s: float | None) -> None:
         """None lets everything through."""
@@ -31,13 +33,15 @@ class Pace:
         self._rate = per_s
 
     async def take(self, amount: float) -> None:
-        while self._rate is not None:
-            self._fill()
-            if self._tokens > 0:
-                break
+        while self._waits():
             pulse().touch()
-            await asyncio.sleep(min(SLICE_S, max(0.005, -self._tokens / self._rate)))
+            owed_s = -self._tokens / self._rate if self._rate and not self.paused else SLICE_S
+            await asyncio.sleep(min(SLICE_S, max(0.005, owed_s)))
         self._tokens -= amount
+
+    def _waits(self) -> bool:
+        self._fill()
+        return self.paused or (self._rate is not None and self._tokens <= 0)
 
     def _fill(self) -> None:
         now = self._clock()
@@ -60,7 +64,7 @@ class Gate:
     def steer(self, share: SteeringShare) -> None:
         """Takes over this scan's share of the limits of its pass."""
         steering, scans = share.steering, max(1, share.scans)
-        self._paused = steering.paused
+        self._paused = self._requests.paused = self._bytes.paused = steering.paused
         self._limit = max(1, steering.concurrency // scans) if steering.concurrency else None
         self._bytes.set_rate(steering.bytes_per_s / scans if steering.bytes_per_s else None)
         self._requests.set_rate(steering.requests_per_s / scans if steering.requests_per_s else None)

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 
 from tests.cli.conftest import route
+from tests.cli.lane import Lane, make_lane
 from tests.cli.site import Site
 from tests.e2e.sides import S3Side
 from tests.poll import eventually
@@ -48,3 +49,31 @@ async def test_nothing_held_is_said_and_is_no_error(site: Site) -> None:
     unknown = await site.starter("approve", "no-such-route")
     assert unknown.code == 2
     assert "no-such-route" in unknown.stderr
+
+
+async def test_a_held_pass_goes_on_after_approve_and_its_deletions_are_told(
+    make_site: Callable[..., Site], s3: S3Side, s3b: S3Side
+) -> None:
+    lane = make_lane(make_site, s3, s3b, deletes={"mode": "mirror", "max_objects": 1})
+    await lane.site.worker()
+    await lane.put(1, 2, 3)
+    await lane.starter("reconcile", "--wait")
+    await lane.remove(1, 2)
+    held = await lane.starter("reconcile", "--wait")
+    status = await lane.status()
+    await lane.starter("pause")
+    await lane.starter("resume")
+    resumed = await lane.status()
+    approved = await lane.starter("approve")
+    await eventually(lambda: _left(lane, 1), 30.0, interval_s=0.2)
+
+    assert (held.code, held.document["state"]) == (1, "held")
+    (running,) = status["passes"]
+    assert (running["state"], running["held"]) == ("held", "2 deletions, more than 1")
+    assert resumed["passes"][0]["state"] == "held"
+    assert status["pending_deletions"] == 2
+    assert approved.document["passes"] == {f"reconcile:{lane.name}": "2 deletions, more than 1"}
+
+
+async def _left(lane: Lane, count: int) -> bool:
+    return await lane.replicas() == count

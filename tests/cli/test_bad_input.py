@@ -107,6 +107,25 @@ ARGUMENTS: dict[str, tuple[list[str | bytes], str]] = {
     "explain of an empty key": (["explain", "photos", ""], "argument KEY: the key is empty"),
     "status of an unknown route": (["status", "videos"], "argument ROUTE: no route 'videos'"),
     "retry of an unknown route": (["retry", "videos"], "argument ROUTE: no route 'videos'"),
+    "history without a key": (["history", "photos"], "argument KEY: either a key or --check must be given"),
+    "history of a key and the chain": (["history", "photos", "in/a", "--check"], "argument KEY: either a key or --check must be given"),
+    "history of an empty key": (["history", "photos", ""], "argument KEY: the key is empty"),
+    "history of an unknown route": (["history", "videos", "--check"], "argument ROUTE: no route 'videos'"),
+    "report of an unknown route": (["report", "videos"], "argument ROUTE: no route 'videos'"),
+    "undo of an unknown route": (["undo", "videos"], "argument ROUTE: no route 'videos'"),
+    "cancel of an unknown route": (["cancel", "videos"], "argument ROUTE: no route 'videos'"),
+    "a limit of an unknown route": (["limit", "videos", "--requests", "1"], "argument ROUTE: no route 'videos'"),
+    "no limit": (["limit", "photos"], "argument --concurrency: at least one of --concurrency, --bandwidth and --requests must be given"),
+    "a schedule without an interval": (["schedule", "photos"], "argument --every: either this or --delete must be given"),
+    "a schedule both ways": (
+        ["schedule", "photos", "--every", "1h", "--delete"],
+        "argument --every: either this or --delete must be given",
+    ),
+    "an interval in words": (["schedule", "photos", "--every", "hourly"], "argument --every: must be a duration such as 30s or 1h30m"),
+    "an interval below zero": (["schedule", "photos", "--every=-1h"], "argument --every: must be a duration such as 30s or 1h30m"),
+    "an interval of nothing": (["schedule", "photos", "--every", "0s"], "argument --every: must be at least 1s"),
+    "an interval without an end": (["schedule", "photos", "--every", "9999999d"], "argument --every: must be between 0s and "),
+    "a schedule of an unknown route": (["schedule", "videos", "--every", "1h"], "argument ROUTE: no route 'videos'"),
     "pause of a key that is not UTF-8": (["pause", "photos", b"\xfe"], "argument KEY: the key is not valid UTF-8"),
 }
 
@@ -129,6 +148,12 @@ async def test_a_wrong_line_of_standard_input_is_named_by_its_number(desk: Site,
         (["copi", "photos", "in/a"], "argument COMMAND: "),
         (["copy", "photos", "in/a", "--wat"], "--wat"),
         (["explain", "photos"], "KEY"),
+        (["limit", "photos", "--requests", "-1"], "--requests"),
+        (["limit", "photos", "--requests", "many"], "argument --requests: must be a number of requests a second above 0"),
+        (["limit", "photos", "--concurrency", "1.5"], "argument --concurrency: must be a whole number"),
+        (["limit", "photos", "--bandwidth", "fast"], "argument --bandwidth: must be a size such as 64MiB"),
+        (["reconcile", "photos", "--requests", "0"], "argument --requests: must be a number of requests a second above 0"),
+        (["report", "photos", "--state", "fine"], "argument --state: invalid choice"),
     ],
 )
 async def test_usage_ends_with_a_line_that_names_the_argument(desk: Site, doorstep: Doorstep, arguments: list[str], named: str) -> None:
@@ -212,7 +237,16 @@ async def test_a_worker_without_a_secret_of_its_routes_names_the_variable(desk: 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["copy", "photos", "in/a", "--wait"], ["retry", "photos"], ["housekeep"]], ids=lambda found: found[0]
+    "arguments",
+    [
+        ["copy", "photos", "in/a", "--wait"],
+        ["retry", "photos"],
+        ["housekeep"],
+        ["schedule", "photos", "--every", "1h"],
+        ["limit", "photos", "--requests", "1"],
+        ["cancel", "photos"],
+    ],
+    ids=lambda found: found[0],
 )
 async def test_a_server_that_is_not_there_is_one_line_and_exit_code_3(desk: Site, good: dict[str, Any], arguments: list[str]) -> None:
     address = f"127.0.0.1:{free_port()}"

@@ -53,9 +53,10 @@ async def test_explain_tells_a_person_the_same_in_lines(site: Site, new_key: Put
 
     assert (ended.code, ended.stderr) == (0, "")
     lines = {line.split()[0]: line for line in ended.stdout.splitlines() if not line.startswith(" ")}
-    assert list(lines) == ["object", "source", "replica", "decision", "plan", "workflow"]
+    assert list(lines) == ["object", "source", "replica", "decision", "plan", "workflow", "next"]
     assert lines["replica"].endswith("  absent")
     assert lines["decision"].split(None, 1)[1].startswith("copy, replica-absent: ")
+    assert lines["next"].split(None, 1)[1] == "copy (replica-absent) by the next event, `copy` or pass; no pass is scheduled"
 
 
 async def test_explain_of_a_key_that_the_route_leaves_out_says_by_which_rule(site: Site) -> None:
@@ -95,6 +96,10 @@ async def test_explain_of_a_blocked_object_shows_why_its_last_run_failed(site: S
     assert ended.document["error"]["reason"] == "bucket-not-found"
     assert ended.document["workflow"]["last"]["status"] == "failed"
     assert ended.document["workflow"]["last"]["result"]["reason"] == "bucket-not-found"
+    resting = ended.document["quarantine"]
+    assert (resting["state"], resting["reason"], resting["attempts"]) == ("blocked", "bucket-not-found", 1)
+    assert resting["since"] == resting["last_at"]
+    assert ended.document["next"] == {"what": "the operator must act; `retry` or the next pass looks again", "at": None}
 
 
 # --- status ----------------------------------------------------------------------------------------------------------
@@ -126,6 +131,11 @@ async def test_status_counts_open_objects_by_phase_and_resting_ones_by_reason(si
         assert list(routes) == [found["name"] for found in site.document["routes"]]
         assert all(found["counted_all"] for found in routes.values())
         counts = routes["down"]["open"].get("waiting", 0), routes["homeless"]["resting"].get("blocked: bucket-not-found", 0)
+        if all(counts):
+            assert routes["down"]["lag_s"] > 0
+            assert (routes["homeless"]["lag_s"], routes["homeless"]["in_sync"]) == (0, 0)
+            assert routes["homeless"]["blocked"]["bucket-not-found"] >= 1
+            assert routes["homeless"]["failed"] == {}
         return {"waiting": counts[0], "blocked": counts[1]} if all(counts) else None
 
     assert await eventually(counted, 15.0)
@@ -172,6 +182,7 @@ async def test_setup_may_run_twice(make_site: Callable[..., Site], no_schedule: 
     assert (first.code, first.stderr, second.code, second.stderr) == (0, "", 0, "")
     assert (first.document["schedule_created"], second.document["schedule_created"]) == (True, False)
     assert second.document["search_attributes_added"] == []
+    assert first.document["ledger_revision"] == second.document["ledger_revision"] != ""
     assert [found["ok"] for found in first.document["stores"]] == [True, True]
     assert [every.every.total_seconds() for every in schedule.spec.intervals] == [86_400]
     assert schedule.state.paused

@@ -43,7 +43,7 @@ async def test_a_chain_that_somebody_changed_is_told_with_where_it_broke(lane: L
     await lane.put(*range(3))
     await lane.starter("reconcile", "--wait")
     whole = await lane.starter("history", "--check")
-    with sqlite3.connect(lane.site.folder / "drayage.db") as database:
+    with sqlite3.connect(lane.site.document["ledger"].removeprefix("sqlite:///")) as database:
         database.execute("UPDATE audit SET size_bytes = 7 WHERE sequence = 2")
     database.close()
     broken = await lane.starter("history", "--check")

@@ -14,6 +14,7 @@ import pytest
 from embedded.process import clean_environment
 from embedded.server import find_program
 from tests.cli.conftest import route
+from tests.cli.lane import Lane, make_lane
 from tests.cli.site import Ended, Site
 from tests.e2e.sides import GcsSide, S3Side
 from tests.poll import eventually
@@ -58,6 +59,49 @@ async def test_retry_after_the_bucket_was_made_copies_the_object(make_site: Make
     assert after.code == 0
     assert s3b.client.get_object(Bucket=bucket, Key=key.replace("in/", "out/"))["Body"].read() == b"late"
     assert again.stdout.splitlines() == ["0 objects of route late are looked at again"]
+
+
+async def test_retry_replays_what_only_the_quarantine_knows_each_key_once(make_site: MakeSite, s3: S3Side, s3b: S3Side) -> None:
+    """One object was blocked in a workflow, another in a pass; a third, blocked as well, is gone from both sides since."""
+    bucket = f"late-{uuid.uuid4().hex}"
+    lane = make_lane(make_site, s3, s3b, bucket=bucket)
+    await lane.site.worker()
+    keys = await lane.put(1, 2, 3)
+    assert (await lane.starter("copy", *keys, "--wait")).code == 1
+    s3b.client.create_bucket(Bucket=bucket)
+    await lane.remove(3)
+    await _forget_workflows_of(lane, keys[1])
+    retried = await lane.starter("retry")
+    await eventually(lambda: _no_quarantine(lane), 20.0, interval_s=0.3)
+    again = await lane.starter("retry", json=False)
+
+    assert (retried.code, retried.stderr) == (0, "")
+    assert sorted(line["key"] for line in retried.documents) == keys
+    assert again.stdout == f"0 objects of route {lane.name} are looked at again\n"
+    assert await lane.replicas() == 2
+
+
+async def _forget_workflows_of(lane: Lane, key: str) -> None:
+    """As the retention of the namespace does after a while."""
+    gone = await temporal(lane.site, "workflow", "delete", "--workflow-id", f"object:{lane.name}:{key}")
+    assert gone.code == 0, gone
+
+    async def forgotten() -> bool:
+        return (await lane.starter("explain", key)).document["workflow"]["last"] is None
+
+    await eventually(forgotten, 20.0, interval_s=0.3)
+
+
+async def _no_quarantine(lane: Lane) -> bool:
+    return (await lane.starter("report")).documents != [] and (await lane.starter("report", "--state", "blocked")).documents == []
+
+
+async def test_retry_without_its_ledger_does_the_rest_and_says_so(make_site: MakeSite, s3: S3Side, s3b: S3Side) -> None:
+    lane = make_lane(make_site, s3, s3b, ledger="sqlite:////nowhere/at/all/drayage.db")
+    ended = await lane.starter("retry", json=False)
+
+    assert (ended.code, ended.stdout) == (3, f"0 objects of route {lane.name} are looked at again\n")
+    assert ended.problems == ["the quarantine cannot be read: the ledger does not answer: OperationalError"]
 
 
 async def test_an_open_object_is_held_and_let_go_on(site: Site, new_key: PutKey, no_key: str) -> None:
