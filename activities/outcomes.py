@@ -26,7 +26,7 @@ from replication.errors import (
     Transient,
 )
 from replication.models import ListedObject, ReplicateObjectResult, SettleInput, Settlement
-from replication.passes import COUNTED, ScanInput
+from replication.passes import COUNTED, ScanInput, arrived_bytes
 from replication.routes import Route
 from stores.observe import observe
 from stores.registry import Stores
@@ -160,7 +160,7 @@ class Repair(Common):
         return self._recorded(key, result)
 
     def _recorded(self, key: str, result: ReplicateObjectResult) -> Done:
-        done = Done().count(**{COUNTED.get(result.outcome, "blocked"): 1, "bytes_copied": result.bytes_copied})
+        done = Done().count(**{COUNTED.get(result.outcome, "blocked"): 1, "bytes_copied": arrived_bytes(result)})
         if receipt := receipt_of(result, self._workflow):
             done.receipts.append(receipt)
         else:

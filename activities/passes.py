@@ -7,12 +7,10 @@ import time
 from itertools import pairwise
 
 from temporalio import activity
-from temporalio.client import Client
 
 from activities._progress import pulse
 from activities.deletions import Permits
 from activities.examine import READERS, Verify
-from activities.gate import Gate
 from activities.outcomes import EVERYBODYS, Outcomes, Plan, Repair
 from activities.recording import audit_of
 from activities.scan import LANES, Scan
@@ -49,11 +47,11 @@ CLOCKS_S = 900.0
 class PassActivities:
     """Built once per worker."""
 
-    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger, permits: Permits, client: Client) -> None:
+    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger, permits: Permits, steerings: Steerings) -> None:
         self._settings = settings
         self._stores = stores
         self._ledger = ledger
-        self._steerings = Steerings(client)
+        self._steerings = steerings
         self._lanes = asyncio.Semaphore(LANES)
         self._readers = asyncio.Semaphore(READERS)
         self._collecting = Settler(settings, stores, ledger, None, record=nothing_recorded, collects=True)
@@ -103,9 +101,8 @@ class PassActivities:
     @activity.defn(name="scan_range")
     async def scan_range(self, input: ScanInput) -> ScanResult:
         """One stretch of a range; another attempt goes on where this one left off."""
-        gate = Gate(self._lanes)
-        async with self._steerings.steered(pass_workflow_id(input.mode, input.route), gate):
-            route = self._settings.route(input.route)
+        route = self._settings.route(input.route)
+        async with self._steerings.gate(pass_workflow_id(input.mode, input.route), route, self._lanes) as gate:
             return await Scan(input, route, self._stores, self._ledger, self._outcomes(input), gate).run()
 
     def _outcomes(self, input: ScanInput) -> Outcomes:

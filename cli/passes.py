@@ -12,8 +12,10 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
+from cli.live import with_open_partitions
 from cli.output import Output, printable
 from cli.session import DIFFERS, DONE, UNREACHABLE, Session
+from cli.sync_view import View
 from ledger.ledger import Ledger
 from ledger.rows import Finding
 from replication.errors import BY_REASON, Transient, Unavailable
@@ -52,7 +54,7 @@ async def start_pass(client: Client, queue: str, asked: PassInput) -> tuple[Pass
     return handle, True
 
 
-async def follow(handle: PassHandle, show: Any) -> PassResult | PassProgress:
+async def follow(client: Client, handle: PassHandle, show: Callable[[PassProgress], None]) -> PassResult | PassProgress:
     """The result of a pass; its progress instead as soon as it waits for an operator. `show` hears of progress on the way."""
     ending = asyncio.create_task(handle.result())
     try:
@@ -61,7 +63,7 @@ async def follow(handle: PassHandle, show: Any) -> PassResult | PassProgress:
                 progress: PassProgress = await handle.query("progress", result_type=PassProgress, rpc_timeout=ANSWER)
             except RPCError:
                 continue
-            show(progress)
+            show(await with_open_partitions(client, progress))
             if progress.state in ("held", "paused"):
                 return progress
         return ending.result()
@@ -83,8 +85,10 @@ async def run(session: Session, asked: PassInput, *, wait: bool, closing: Closin
         output.line(f"{'started' if started else 'running'}  {handle.id}")
         output.document({"route": asked.route, "workflow_id": handle.id, "started": started})
         return DONE
+    view = View()
     try:
-        ended = await follow(handle, lambda progress: None)
+        with view.shown():
+            ended = await follow(client, handle, view.show)
     except WorkflowFailureError as error:
         return _failed(output, asked, error)
     differs = isinstance(ended, PassResult) and await _close(session, ended, closing)

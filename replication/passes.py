@@ -158,6 +158,7 @@ class PassProgress(Payload):
     counters: Counters = Counters()
     partitions_done: int = 0
     partitions_open: int = 0
+    open_partitions: list[int] = Field(default_factory=list)
     started_at: float = 0.0
     steering: Steering = Steering()
     held: str = ""
@@ -334,5 +335,9 @@ def count_outcome(counters: Counters, result: ReplicateObjectResult | None) -> C
     """The counters with one more object; None for one that was still open when the pass went on."""
     if result is None:
         return counters.plus(Counters(waiting=1))
-    counted = COUNTED.get(result.outcome, "blocked")
-    return counters.plus(Counters(**{counted: 1, "bytes_copied": result.bytes_copied}))
+    return counters.plus(Counters(**{COUNTED.get(result.outcome, "blocked"): 1, "bytes_copied": arrived_bytes(result)}))
+
+
+def arrived_bytes(result: ReplicateObjectResult) -> int:
+    """The bytes that a settled object added to the destination, whoever moved them: a store may copy by itself."""
+    return result.size_bytes if result.outcome == "copied" else 0

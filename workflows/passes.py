@@ -321,7 +321,13 @@ class Pass:
         return "waiting" if self._progress.problem else "running"
 
     def _show(self, **fields: Any) -> None:
-        now = {"counters": self._counters, "partitions_open": len(self._open), "steering": self._steering, **fields}
+        now = {
+            "counters": self._counters,
+            "partitions_open": len(self._open),
+            "open_partitions": sorted(self._open),
+            "steering": self._steering,
+            **fields,
+        }
         self._progress = self._progress.model_copy(update=now)
         workflow.set_current_details(pass_details(self._progress))
 
