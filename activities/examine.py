@@ -20,7 +20,7 @@ from replication.anomalies import (
     anomalies_of,
     bytes_differ,
     differs_by_word,
-    digest_text,
+    digest_of,
     extra_anomaly,
     missing_references,
     unreadable,
@@ -127,12 +127,14 @@ class Verify(Common):
         """The anomalies of the object itself; with `deep` its bytes are read, unless the stores' word says already that they differ."""
         if not self._asked.deep or seen.replica is None or differs_by_word(seen.source, seen.replica):
             return seen, anomalies_of(seen)
-        if different := await self._read(view, seen):
-            return seen, [different]
-        seen = replace(seen, bytes_equal=True)
+        found = await self._read(view, seen)
+        if isinstance(found, Anomaly):
+            return seen, [found]
+        seen = replace(seen, bytes_crc32c=found)
         return seen, anomalies_of(seen)
 
-    async def _read(self, view: View, seen: Compared) -> Anomaly | None:
+    async def _read(self, view: View, seen: Compared) -> Anomaly | int:
+        """How the bytes differ, or the CRC32C of what both sides hold."""
         assert seen.replica is not None
         async with self._readers:
             difference, crc32c = await first_difference(view.source, seen.source, view.destination, seen.replica, pulse().advance)
@@ -141,7 +143,7 @@ class Verify(Common):
         for side in (seen.source, seen.replica):
             if side.checksums.crc32c not in (None, crc32c):
                 return unreadable(IntegrityMismatch("both sides hold equal bytes, which do not have the checksum that a store publishes"))
-        return None
+        return crc32c
 
     async def _references(self, view: View) -> list[Anomaly]:
         try:
@@ -170,4 +172,4 @@ class Verify(Common):
 
 
 def _leaf(key: str, seen: Compared) -> VerifiedLeaf:
-    return VerifiedLeaf(key, seen.source.size_bytes, digest_text(seen.source, seen.replica), verified_level(seen))
+    return VerifiedLeaf(key, seen.source.size_bytes, digest_of(seen), verified_level(seen))

@@ -79,7 +79,8 @@ class PassActivities:
             )
             async for _ in self._stores.get(location.store).list_objects(location.bucket, location.prefix, page_size=1):
                 break
-        await self._ledger.drop_leaves(input.route, not_of_pass=input.pass_id)
+        if input.mode == "verify":
+            await self._ledger.drop_leaves(input.route, not_of_pass=input.pass_id)
         after = input.start_after[len(route.source.prefix) :] if input.start_after.startswith(route.source.prefix) else ""
         last = await self._ledger.last_verified(input.route) if input.since_last else None
         return Begun(

@@ -82,6 +82,8 @@ def _add_pass_commands(command: Callable[[str, str], argparse.ArgumentParser]) -
     schedule.add_argument("route", metavar="ROUTE")
     schedule.add_argument("--every", metavar="DURATION", help="such as 1h")
     schedule.add_argument("--verify", action="store_true", help="the passes compare and write nothing")
+    schedule.add_argument("--deep", action="store_true", help="with --verify: they read every byte of both sides")
+    schedule.add_argument("--since-last", action="store_true", help="with --verify: they take what changed since the last one")
     schedule.add_argument("--delete", action="store_true", help="no such passes any more")
     limit = command("limit", "how fast the running pass of a route may go, from now on")
     limit.add_argument("route", metavar="ROUTE")
@@ -273,7 +275,7 @@ def _pass_command(session: Any, options: argparse.Namespace) -> Command:
         case "schedule":
             from cli import schedule
 
-            return schedule.run(session, options.route, every=options.every, verify=options.verify, delete=options.delete)
+            return schedule.run(session, options)
         case "limit":
             from cli import limit
 

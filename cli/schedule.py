@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from temporalio.client import ScheduleActionStartWorkflow
 
 from cli.schedules import delete_schedule, upsert_schedule
@@ -18,10 +20,13 @@ JITTER = 0.1
 """Of the interval: passes of many routes do not begin in the same second."""
 
 
-async def run(session: Session, route_name: str, *, every: str | None, verify: bool, delete: bool) -> int:
-    route = session.route(route_name)
-    every_s = _interval(every, delete=delete)
-    mode: Mode = "verify" if verify else "repair"
+async def run(session: Session, options: argparse.Namespace) -> int:
+    route = session.route(options.route)
+    every_s = _interval(options.every, delete=options.delete)
+    mode: Mode = "verify" if options.verify else "repair"
+    if (options.deep or options.since_last) and mode != "verify":
+        raise UsageError(f"argument {'--deep' if options.deep else '--since-last'}: is of --verify only")
+    asked = PassInput(route=route.name, mode=mode, cause="schedule", deep=options.deep, since_last=options.since_last)
     client = await session.connect()
     schedule_id = pass_schedule_id(mode, route.name)
     if every_s is None:
@@ -30,7 +35,7 @@ async def run(session: Session, route_name: str, *, every: str | None, verify: b
         session.output.document({"schedule_id": schedule_id, "route": route.name, "deleted": deleted})
         return DONE
     text = f"{mode} of route {route.name} every {format_duration(every_s)}"
-    action = _action(session, mode, route.name, text)
+    action = _action(session, asked, text)
     memo = {"route": route.name, "mode": mode}
     created = await upsert_schedule(client, schedule_id, action, every_s, jitter_s=every_s * JITTER, note=text, memo=memo)
     session.output.line(f"{'scheduled' if created else 'updated'}  {schedule_id}: {text}")
@@ -53,14 +58,14 @@ def _interval(every: str | None, *, delete: bool) -> float | None:
     return seconds
 
 
-def _action(session: Session, mode: Mode, route: str, summary: str) -> ScheduleActionStartWorkflow:
+def _action(session: Session, asked: PassInput, summary: str) -> ScheduleActionStartWorkflow:
     """Temporal puts the time behind the id; what it starts there runs the pass under the route's one id, or skips."""
     return ScheduleActionStartWorkflow(
-        "VerifyRoute" if mode == "verify" else "ReconcileRoute",
-        PassInput(route=route, mode=mode, cause="schedule"),
-        id=pass_workflow_id(mode, route),
+        "VerifyRoute" if asked.mode == "verify" else "ReconcileRoute",
+        asked,
+        id=pass_workflow_id(asked.mode, asked.route),
         task_queue=session.settings.temporal.control_queue,
-        typed_search_attributes=route_attributes(route),
+        typed_search_attributes=route_attributes(asked.route),
         static_summary=summary,
-        priority=priority(route, bulk=True),
+        priority=priority(asked.route, bulk=True),
     )

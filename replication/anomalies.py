@@ -55,7 +55,7 @@ class Anomaly:
 class Compared:
     """Both sides of a key whose source exists, and what was decided about it. The fields are those of `Observation`.
 
-    `bytes_equal` says that every byte of both sides was read, and that they are equal. `receipt` is the CRC32C of the last
+    `bytes_crc32c` is that of the bytes, where all of both sides were read and are equal. `receipt` is the CRC32C of the last
     verified copy of this source version, and the token of the replica that it made.
     """
 
@@ -69,8 +69,12 @@ class Compared:
     compare_tags: bool = True
     case_insensitive_metadata: bool = False
     paired: bool = False
-    bytes_equal: bool = False
+    bytes_crc32c: int | None = None
     receipt: tuple[int, str] | None = None
+
+    @property
+    def bytes_equal(self) -> bool:
+        return self.bytes_crc32c is not None
 
 
 def anomalies_of(seen: Compared) -> list[Anomaly]:
@@ -136,6 +140,14 @@ def bytes_differ(offset: int, length: int, source_crc32c: int, replica_crc32c: i
     )
 
 
+def digest_of(seen: Compared) -> str:
+    """The content of an object without anomaly in one word: a CRC32C or MD5 that a store publishes, else the CRC32C of the
+    receipt or of the bytes that were read, else the source's ETag. So it is the same, whether bytes were read or not."""
+    known = digest_text(seen.source, seen.replica)
+    crc32c = seen.receipt[0] if seen.receipt is not None else seen.bytes_crc32c
+    return f"crc32c:{crc32c:08x}" if known.startswith("etag:") and crc32c is not None else known
+
+
 def digest_text(source: ObjectInfo, replica: ObjectInfo | None = None) -> str:
     """The content in one word: the strongest checksum that a store tells of either of two equal objects, else the source's ETag."""
     sides = [source.checksums, replica.checksums] if replica is not None else [source.checksums]
@@ -196,7 +208,10 @@ def _differing_checksums(source: ObjectInfo, replica: ObjectInfo) -> tuple[str, 
 
 
 def _unproved(seen: Compared, replica: ObjectInfo) -> Anomaly:
-    message = f"{seen.decision.message} The sizes are equal, and nothing else proves equal content."
+    mark = own_mark(replica, seen.replica_place)
+    ours = mark is not None and (mark.route, mark.source) == (seen.route, seen.source_place)
+    why = "the replica is a copy of another version of the source" if ours else "the replica has no mark that says what it is a copy of"
+    message = f"the sizes are equal, and nothing proves equal content: {why}"
     return Anomaly(name="checksum", message=message, source=digest_text(seen.source), replica=digest_text(replica))
 
 

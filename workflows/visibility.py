@@ -95,6 +95,8 @@ def pass_details(progress: PassProgress) -> str:
         f"- {counters.extra:,} replicas without a source, {counters.deleted:,} deleted",
         f"- {progress.partitions_done} partitions done, {progress.partitions_open} open",
     ]
+    if progress.mode == "verify":
+        lines.append(f"- {counters.differing:,} with anomalies")
     limits = {"objects at once": steering.concurrency, "bytes/s": steering.bytes_per_s, "requests/s": steering.requests_per_s}
     lines += [f"- at most {limit:g} {name}" for name, limit in limits.items() if limit]
     for name, text in (("held", progress.held), ("problem", progress.problem)):

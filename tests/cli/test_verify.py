@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.client import Client
 
 from tests.cli.conftest import MakeSite, route
 from tests.cli.site import Ended, Site
 from tests.dss import Dss
 from tests.e2e.sides import FileSide, GcsSide, Properties, S3Side, Side
+from tests.poll import eventually
 from tests.proxy import FaultProxy, Rule, Status
 
 ALWAYS = 1_000_000
@@ -273,6 +275,29 @@ async def test_since_looks_at_what_changed_on_either_side(make_site: MakeSite, t
     since_last = await site.starter("verify", "pair", "--since", "last", "--json")
     assert {key for key, _ in found(since_last)} == {"new-here", "new-there", "new-extra"}
     assert (await site.starter("verify", "pair", "--since", "yesterday")).code == 2
+
+
+async def test_a_scheduled_verification_goes_back_to_the_last_one(make_site: MakeSite, tmp_path: Path, temporal_client: Client) -> None:
+    site, here, there = await folders(make_site, tmp_path, ["old", "new"])
+    assert (await site.starter("schedule", "pair", "--every", "1h", "--since-last")).code == 2
+    try:
+        assert (await site.starter("schedule", "pair", "--every", "1h", "--verify", "--since-last")).code == 0
+        there.delete("old")
+        there.put("new", b"damaged")
+        age(tmp_path / here.bucket / "old", 2 * DAY_S)
+        handle = temporal_client.get_schedule_handle("verify:pair")
+        await handle.trigger()
+        last = await eventually(lambda: verified(site), 60.0, interval_s=0.5)
+    finally:
+        await site.starter("schedule", "pair", "--verify", "--delete")
+    assert (last["state"], last["counters"]["listed"], last["counters"]["differing"]) == ("incomplete", 1, 1)
+
+
+async def verified(site: Site) -> dict[str, Any] | None:
+    """The last pass, once it is a verification with anomalies."""
+    (told,) = (await site.starter("status", "pair", "--json")).document["routes"]
+    last: dict[str, Any] | None = told["last_pass"]
+    return last if last is not None and last["mode"] == "verify" and last["state"] == "incomplete" else None
 
 
 def age(path: Path, seconds: float) -> None:

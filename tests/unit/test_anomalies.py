@@ -14,6 +14,7 @@ from replication.anomalies import (
     Compared,
     anomalies_of,
     bytes_differ,
+    digest_of,
     digest_text,
     extra_anomaly,
     missing_references,
@@ -80,7 +81,7 @@ TABLE: list[tuple[str, Compared, list[str]]] = [
     ("other content of another route", compared(source(checksums=ONE), replica(OTHER_ROUTE, TWO)), ["checksum", "foreign"]),
     ("a user's copy of another replica", compared(source(checksums=ONE), replica(COPIED_BY_USER, TWO)), ["checksum", "foreign"]),
     ("of another version, with nothing to compare", compared(source(V2), replica()), ["checksum"]),
-    ("of another version, every byte equal", compared(source(V2), replica(), bytes_equal=True), []),
+    ("of another version, every byte equal", compared(source(V2), replica(), bytes_crc32c=7), []),
     ("not marked, with nothing to compare", compared(source(), replica(None)), ["checksum", "foreign"]),
     ("not marked, on a route that leads back", compared(source(), replica(None), paired=True), ["checksum"]),
     ("a header", compared(source(), replica(content_type="text/html")), ["metadata"]),
@@ -99,7 +100,7 @@ TABLE: list[tuple[str, Compared, list[str]]] = [
     ("not what was copied", compared(source(), replica(checksums=TWO), receipt=(1, "t")), ["checksum"]),
     ("what was copied", compared(source(), replica(checksums=TWO), receipt=(2, "t")), []),
     ("written anew since", compared(source(), replica(), receipt=(1, "t")), ["checksum"]),
-    ("written anew, every byte equal", compared(source(), replica(), receipt=(1, "t"), bytes_equal=True), []),
+    ("written anew, every byte equal", compared(source(), replica(), receipt=(1, "t"), bytes_crc32c=7), []),
     ("not written since", compared(source(), replica(), receipt=(1, STORED.token)), []),
 ]  # fmt: skip
 
@@ -181,8 +182,21 @@ def test_a_leaf_has_the_strongest_checksum_that_is_known(one: ObjectInfo, other:
 @pytest.mark.parametrize(
     ("seen", "wanted"),
     [
+        (compared(source(checksums=Checksums(md5="m")), replica(), receipt=(2, "t"), bytes_crc32c=2), "md5:m"),
+        (compared(source(), replica(), receipt=(2, "t")), "crc32c:00000002"),
+        (compared(source(), replica(), bytes_crc32c=2), "crc32c:00000002"),
+        (compared(source(), replica()), "etag:v1"),
+    ],
+)
+def test_a_leaf_is_the_same_whether_bytes_were_read_or_not(seen: Compared, wanted: str) -> None:
+    assert digest_of(seen) == wanted
+
+
+@pytest.mark.parametrize(
+    ("seen", "wanted"),
+    [
         (compared(source(checksums=ONE), replica(checksums=ONE)), "end-to-end"),
-        (compared(source(), replica(), bytes_equal=True), "end-to-end"),
+        (compared(source(), replica(), bytes_crc32c=7), "end-to-end"),
         (compared(source(), replica(replace(MARK, crc32c=1), ONE)), "dest-verified"),
         (compared(source(), replica(checksums=ONE), receipt=(1, "t")), "dest-verified"),
         (compared(source(), replica(checksums=ONE)), "size-only"),
