@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest_asyncio
 
@@ -88,7 +89,7 @@ async def test_a_paused_pass_stands_still_also_past_the_death_of_its_worker(make
 
     worker.kill()
     await lane.site.worker()
-    (running,) = (await lane.status())["passes"]
+    running = await eventually(lambda: _answered(lane), 40.0, interval_s=0.2)
     assert (running["state"], running["limits"]["requests_per_s"]) == ("paused", float(SLOW))
     await lane.starter("limit", "--requests", "1")
     resumed = await lane.starter("resume", json=False)
@@ -99,6 +100,12 @@ async def test_a_paused_pass_stands_still_also_past_the_death_of_its_worker(make
     assert await _after(lane, 2.0) - slow <= 3
     await lane.starter("limit", "--requests", "0")
     await eventually(lambda: _all(lane), 15.0, interval_s=0.2)
+
+
+async def _answered(lane: Lane) -> dict[str, Any] | None:
+    """The running pass, once the new worker has taken it over."""
+    (running,) = (await lane.status())["passes"]
+    return running if running["state"] else None
 
 
 async def _more(lane: Lane, than: int) -> bool:

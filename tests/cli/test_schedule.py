@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from temporalio.client import Client, ScheduleOverlapPolicy, WorkflowExecutionStatus
@@ -37,7 +38,7 @@ async def test_a_schedule_is_made_and_brought_up_to_date_and_removed(lane: Lane,
     assert schedule.spec.jitter is not None
     assert schedule.spec.jitter.total_seconds() == 120
     assert schedule.policy.overlap == ScheduleOverlapPolicy.SKIP
-    assert schedule.policy.catchup_window.total_seconds() == 3600
+    assert schedule.policy.catchup_window == timedelta(hours=1)
     assert (schedule.state.paused, schedule.state.note) == (True, "an operator says so")
     assert await described.memo() == {"route": lane.name, "mode": "repair"}
     assert [(found["mode"], found["paused"], found["at"]) for found in status["next_passes"]] == [("repair", True, None)]
