@@ -112,6 +112,20 @@ async def _more(lane: Lane, than: int) -> bool:
     return await lane.replicas() > than
 
 
+async def test_a_paused_pass_begins_no_workflows_of_large_objects(make_site: MakeSite, s3: S3Side, s3b: S3Side) -> None:
+    """It is paused before any worker takes it up."""
+    lane = make_lane(make_site, s3, s3b)
+    await lane.put(1, data=bytes(9 << 20))
+    await lane.starter("reconcile")
+    pausing = asyncio.create_task(lane.starter("pause"))
+    await lane.site.worker()
+    assert (await pausing).document["pause"] is True
+    assert await _after(lane, 3.0) == 0
+    assert (await lane.status())["open"] == {}
+    await lane.starter("resume")
+    await eventually(lambda: _more(lane, 0), 30.0, interval_s=0.2)
+
+
 async def test_a_cancelled_pass_ends_and_the_next_one_does_only_the_rest(lane: Lane) -> None:
     cancelled = await lane.starter("cancel")
     there = await lane.replicas()
