@@ -29,6 +29,7 @@ from activities.deletions import Permits
 from activities.housekeeping import HousekeepingActivities
 from activities.objects import AwaitObjects, ObjectActivities
 from activities.passes import PassActivities
+from activities.steering import Steerings
 from ledger.ledger import Ledger
 from replication.errors import SettingsError
 from replication.logs import configure_logging
@@ -50,9 +51,9 @@ WORKFLOWS: Sequence[type] = (ReplicateObject, ReconcileRoute, ReconcilePartition
 
 def build_workers(client: Client, settings: Settings, stores: Stores, ledger: Ledger, role: str) -> list[Worker]:
     """The workers of a role, not yet running."""
-    permits = Permits(client, settings, stores)
-    objects = ObjectActivities(settings, stores, ledger, permits, _await_objects(client, settings.temporal.control_queue))
-    passes = PassActivities(settings, stores, ledger, permits, client)
+    permits, steerings = Permits(client, settings, stores), Steerings(client, settings)
+    objects = ObjectActivities(settings, stores, ledger, permits, steerings, _await_objects(client, settings.temporal.control_queue))
+    passes = PassActivities(settings, stores, ledger, permits, steerings)
     sweeps = HousekeepingActivities(settings, stores, client)
     control: list[Callable[..., Any]] = [
         objects.settle_object, objects.complete_copy, objects.abort_copy, objects.quarantine_object,

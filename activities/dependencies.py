@@ -63,7 +63,7 @@ class Dependencies:
         """
         info, route = view.source_info, view.route
         assert info is not None
-        references = await self._references(route, view.source, info, rule, touch)
+        references = await self.references(route, view.source, info, rule, touch)
         everything = range(len(references))
         open_before = _open_before(waited, info, len(references))
         if open_before is None:
@@ -92,7 +92,8 @@ class Dependencies:
 
     # --- what it names -----------------------------------------------------------------------------------------------
 
-    async def _references(self, route: Route, source: Place, info: ObjectInfo, rule: Rule, touch: Touch) -> tuple[Reference, ...]:
+    async def references(self, route: Route, source: Place, info: ObjectInfo, rule: Rule, touch: Touch) -> tuple[Reference, ...]:
+        """What the manifest `info` at `source` names. Raises `InvalidManifest`, `SourceChanged`."""
         if rule.reads == "siblings":
             return await self._siblings(route, source, rule, touch)
         if info.size_bytes > MAX_MANIFEST_BYTES:
@@ -165,7 +166,7 @@ class Dependencies:
                     found.append(index)
                 touch(0)
 
-        await _together(lane() for _ in range(LOOKS_AT_ONCE))
+        await together(lane() for _ in range(LOOKS_AT_ONCE))
         return sorted(found)
 
     async def _stands(self, route: Route, reference: Reference) -> bool:
@@ -188,7 +189,7 @@ class Dependencies:
     async def _find_cycle(self, route: Route, key: str, missing: Sequence[Reference], touch: Touch) -> None:
         """Raises `DependencyCycle` when manifests that are missing lead back to `key`."""
         trail: dict[str, str] = {}
-        todo = [ref.key for ref in missing[:WALKED] if ref.exists == "manifest" or _is_manifest(route, ref.key)]
+        todo = [ref.key for ref in missing[:WALKED] if ref.exists == "manifest" or is_manifest(route, ref.key)]
         trail.update(dict.fromkeys(todo, key))
         for _ in range(WALKED):
             if not todo:
@@ -212,10 +213,10 @@ class Dependencies:
         if rule is None or rule.reads == "siblings" or info is None or info.size_bytes > LARGE:
             return []
         try:
-            references = await self._references(route, source, info, rule, touch)
+            references = await self.references(route, source, info, rule, touch)
         except (InvalidManifest, SourceChanged):
             return []
-        return [ref.key for ref in references if _is_manifest(route, ref.key)]
+        return [ref.key for ref in references if is_manifest(route, ref.key)]
 
     async def _report(self, route: Route, path: list[str]) -> None:
         """A cycle that one of its members has left (it stands, in an older version) resolves itself."""
@@ -239,11 +240,12 @@ def _check(route: Route, manifest: str, references: Sequence[Reference]) -> None
             raise DependencyCycle(f"the manifest names itself: {manifest}")
         if reason := route.skip_reason(reference.key):
             raise UnsatisfiableDependency(f"{reference.key} is named and never replicates ({reason}: {SKIP_REASONS[reason]})")
-        if reference.exists == "manifest" and not _is_manifest(route, reference.key):
+        if reference.exists == "manifest" and not is_manifest(route, reference.key):
             raise InvalidManifest(f"{reference.key} is named as a manifest, and no rule of the route knows it as one")
 
 
-def _is_manifest(route: Route, key: str) -> bool:
+def is_manifest(route: Route, key: str) -> bool:
+    """Raises `UnknownKind` where the route's rules leave no key untold."""
     return route.rules is not None and route.rules.rule_of(key) is not None
 
 
@@ -301,7 +303,7 @@ async def _read_capped(place: Place, info: ObjectInfo) -> bytes:
     return await read_whole(place, info)
 
 
-async def _together(lanes: Iterable[Awaitable[None]]) -> None:
+async def together(lanes: Iterable[Awaitable[None]]) -> None:
     """Runs lanes side by side; the first failure ends all and is raised as it is."""
     tasks = [asyncio.ensure_future(lane) for lane in lanes]
     try:

@@ -13,6 +13,7 @@ from activities._progress import PartRecord, pulse
 from activities.deletions import Permits
 from activities.recording import next_step, quarantined_for, record
 from activities.settle import Settler
+from activities.steering import Steerings
 from ledger.ledger import Ledger
 from replication.errors import IntegrityMismatch, RouteChanged, UploadCorrupt
 from replication.keys import check_key
@@ -51,11 +52,20 @@ their replicas stand."""
 class ObjectActivities:
     """Built once per worker, around the settings and the stores."""
 
-    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger, permits: Permits, await_objects: AwaitObjects) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        stores: Stores,
+        ledger: Ledger,
+        permits: Permits,
+        steerings: Steerings,
+        await_objects: AwaitObjects,
+    ) -> None:
         self._streams = settings.worker.streams
         self._await_objects = await_objects
         self._stores = stores
         self._ledger = ledger
+        self._steerings = steerings
         self._settler = Settler(settings, stores, ledger, permits, record=self._record)
 
     async def _record(self, result: ReplicateObjectResult) -> None:
@@ -82,7 +92,8 @@ class ObjectActivities:
     async def copy_object(self, input: CopyObjectInput) -> Settlement:
         """Copies a whole object in one request."""
         route = self._planned(input.route, input.plan)
-        settlement = await self._settler.copy_whole(route, input.key, input.plan, pulse().advance)
+        async with self._steerings.paced(input.paced_by, route):
+            settlement = await self._settler.copy_whole(route, input.key, input.plan, pulse().advance)
         return _counted(route, settlement, input.changed_at)
 
     @activity.defn(name="copy_part_run")
@@ -94,7 +105,8 @@ class ObjectActivities:
         ranges = {number: part_range(plan, plan.source.size_bytes, number) for number in range(input.first, input.last + 1)}
         known = await self._known_parts(destination, plan, ranges)
         todo = [number for number in ranges if number not in known]
-        sent = await self._send_parts(source, destination, plan, ranges, todo)
+        async with self._steerings.paced(input.paced_by, route):
+            sent = await self._send_parts(source, destination, plan, ranges, todo)
         known.update(sent)
         metrics.sent(route.name, sum(known[number].size_bytes for number in todo))
         companion = companion_kind(plan.checksums)

@@ -26,7 +26,7 @@ from replication.errors import (
     Transient,
 )
 from replication.models import ListedObject, ReplicateObjectResult, SettleInput, Settlement
-from replication.passes import COUNTED, ScanInput
+from replication.passes import COUNTED, ScanInput, arrived_bytes
 from replication.routes import Route
 from stores.observe import observe
 from stores.registry import Stores
@@ -56,10 +56,18 @@ class Outcomes(Protocol):
 
     def told_extra(self, key: str) -> Done: ...
 
+    def cost(self, listed: ListedObject, *, missing: bool) -> tuple[int, int]:
+        """Bytes and requests that looking at a key and settling it take."""
+        ...
+
     async def settle(self, key: str, source: ListedObject, *, missing: bool) -> Done: ...
 
+    async def look_at_extra(self, key: str, replica: ListedObject) -> Done:
+        """A replica without a source, where listings are not enough to tell of it."""
+        ...
 
-class _Common:
+
+class Common:
     """What the modes share: the words for what listings alone have settled."""
 
     def __init__(self, asked: ScanInput, route: Route, stores: Stores, inline_max: int, *, paired: bool, workflow: str) -> None:
@@ -85,6 +93,12 @@ class _Common:
             workflow=self._workflow,
         )
 
+    def cost(self, listed: ListedObject, *, missing: bool) -> tuple[int, int]:
+        return listed.version.size_bytes, 2 if missing else 4
+
+    async def look_at_extra(self, key: str, replica: ListedObject) -> Done:
+        return self.told_extra(key)
+
     def planned_copy(self, key: str, source: ListedObject) -> Done:
         size = source.version.size_bytes
         return self._told(key, "copy", "replica-absent", size).count(copied=1, bytes_copied=size, requests=2)
@@ -99,7 +113,7 @@ class _Common:
         return Done(findings=[(key, document)])
 
 
-class Repair(_Common):
+class Repair(Common):
     """Brings each key to where its source is, with the same code that follows events."""
 
     def __init__(self, asked: ScanInput, route: Route, stores: Stores, settler: Settler, *, paired: bool, workflow: str) -> None:
@@ -146,7 +160,7 @@ class Repair(_Common):
         return self._recorded(key, result)
 
     def _recorded(self, key: str, result: ReplicateObjectResult) -> Done:
-        done = Done().count(**{COUNTED.get(result.outcome, "blocked"): 1, "bytes_copied": result.bytes_copied})
+        done = Done().count(**{COUNTED.get(result.outcome, "blocked"): 1, "bytes_copied": arrived_bytes(result)})
         if receipt := receipt_of(result, self._workflow):
             done.receipts.append(receipt)
         else:
@@ -164,7 +178,7 @@ class Repair(_Common):
             await self._stores.get(location.store).abort_upload(location.bucket, self._route.destination_key(key), plan.upload_id)
 
 
-class Plan(_Common):
+class Plan(Common):
     """Tells what `Repair` would do; reads, and writes nothing."""
 
     async def settle(self, key: str, source: ListedObject, *, missing: bool) -> Done:

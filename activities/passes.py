@@ -7,11 +7,10 @@ import time
 from itertools import pairwise
 
 from temporalio import activity
-from temporalio.client import Client
 
 from activities._progress import pulse
 from activities.deletions import Permits
-from activities.gate import Gate
+from activities.examine import READERS, Verify
 from activities.outcomes import EVERYBODYS, Outcomes, Plan, Repair
 from activities.recording import audit_of
 from activities.scan import LANES, Scan
@@ -41,17 +40,20 @@ from stores.registry import Stores
 
 DELETED_AT_ONCE = 16
 DELETIONS_PER_STEP = 1_000
+CLOCKS_S = 900.0
+"""How far a store's clock may be off: what changed so long before a verification began counts as changed since."""
 
 
 class PassActivities:
     """Built once per worker."""
 
-    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger, permits: Permits, client: Client) -> None:
+    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger, permits: Permits, steerings: Steerings) -> None:
         self._settings = settings
         self._stores = stores
         self._ledger = ledger
-        self._steerings = Steerings(client)
+        self._steerings = steerings
         self._lanes = asyncio.Semaphore(LANES)
+        self._readers = asyncio.Semaphore(READERS)
         self._collecting = Settler(settings, stores, ledger, None, record=nothing_recorded, collects=True)
         self._deleting = Settler(settings, stores, ledger, permits, record=self._record)
         self._approved = Settler(settings, stores, ledger, None, record=self._record)
@@ -68,6 +70,7 @@ class PassActivities:
                 state="running",
                 started_at=input.started_at,
                 workflow=activity.info().workflow_id or "",
+                scope="route" if input.whole else "",
             )
         )
         for location in (route.source, route.destination):
@@ -76,8 +79,15 @@ class PassActivities:
             )
             async for _ in self._stores.get(location.store).list_objects(location.bucket, location.prefix, page_size=1):
                 break
+        await self._ledger.drop_leaves(input.route, not_of_pass=input.pass_id)
         after = input.start_after[len(route.source.prefix) :] if input.start_after.startswith(route.source.prefix) else ""
-        return Begun(manifests=route.rules is not None, mirror=route.settings.deletes_mode == "mirror", keys=KeyRange(after=after))
+        last = await self._ledger.last_verified(input.route) if input.since_last else None
+        return Begun(
+            manifests=route.rules is not None,
+            mirror=route.settings.deletes_mode == "mirror",
+            keys=KeyRange(after=after),
+            since=last - CLOCKS_S if last is not None else None,
+        )
 
     @activity.defn(name="split_range")
     async def split_range(self, input: SplitInput) -> list[KeyRange]:
@@ -91,9 +101,8 @@ class PassActivities:
     @activity.defn(name="scan_range")
     async def scan_range(self, input: ScanInput) -> ScanResult:
         """One stretch of a range; another attempt goes on where this one left off."""
-        gate = Gate(self._lanes)
-        async with self._steerings.steered(pass_workflow_id(input.mode, input.route), gate):
-            route = self._settings.route(input.route)
+        route = self._settings.route(input.route)
+        async with self._steerings.gate(pass_workflow_id(input.mode, input.route), route, self._lanes) as gate:
             return await Scan(input, route, self._stores, self._ledger, self._outcomes(input), gate).run()
 
     def _outcomes(self, input: ScanInput) -> Outcomes:
@@ -101,6 +110,8 @@ class PassActivities:
         paired, workflow = input.route in self._settings.counterparts, activity.info().workflow_id or ""
         if input.mode == "repair":
             return Repair(input, route, self._stores, self._collecting, paired=paired, workflow=workflow)
+        if input.mode == "verify":
+            return Verify(input, route, self._stores, self._ledger, self._readers, paired=paired, workflow=workflow)
         return Plan(input, route, self._stores, self._collecting.inline_max, paired=paired, workflow=workflow)
 
     # --- deletions ---------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from activities.scan_order import Done, Order, Slot, large_bytes
 from ledger.ledger import Ledger
 from ledger.rows import PendingDeletion
 from replication.compare import compare
+from replication.errors import UnknownKind
 from replication.globs import compile_globs
 from replication.merge import Row
 from replication.models import ListedObject
@@ -88,38 +89,54 @@ class Scan:
         idle, last = Done(), ""
         for below, source, replica, receipt in batch:
             last = below
-            if not self._concerns(below, source):
+            if not self._concerns(below, source, replica):
                 continue
             verdict = compare(source, replica, receipt, *self._kinds)
+            if verdict == "missing" and not self._is_told(below):
+                verdict = "look"
             seen = _seen(source, replica)
             if self._settled_by_listing(idle, below, verdict, source, replica):
                 idle.count(**seen)
             else:
-                await self._give(idle, below, seen, verdict, source)
+                await self._give(idle, below, seen, verdict, source or replica)
                 idle, last = Done(), ""
         if last:
             self._order.take(last).done = idle
             self._moved.set()
 
-    async def _give(self, idle: Done, below: str, seen: dict[str, int], verdict: str, source: ListedObject) -> None:
+    async def _give(self, idle: Done, below: str, seen: dict[str, int], verdict: str, listed: ListedObject | None) -> None:
         """Queues work for a key; what needed nothing before it goes ahead of it in the order."""
         while self._order.is_full:
             self._moved.set()
             await asyncio.sleep(0.01)
         if not idle.is_empty:
             self._order.take(below).done = idle
-        await self._work.put((self._order.take(below, seen), verdict, source))
+        assert listed is not None
+        await self._work.put((self._order.take(below, seen), verdict, listed))
 
-    def _concerns(self, below: str, source: ListedObject | None) -> bool:
+    def _concerns(self, below: str, source: ListedObject | None, replica: ListedObject | None) -> bool:
         asked = self._asked
         if not self._plain and not self._is_wanted(below):
             return False
         if source is not None and not asked.filters.admits(source):
             return False
-        if self._route.rules is None:
+        if not asked.filters.admits_change(source, replica):
+            return False
+        if self._route.rules is None or asked.mode != "repair":
             return asked.phase == "objects"
-        is_manifest = self._route.rules.rule_of(self._route.source.prefix + below) is not None
-        return is_manifest == (asked.phase == "manifests") or asked.mode != "repair"
+        return self._is_manifest(below) == (asked.phase == "manifests")
+
+    def _is_manifest(self, below: str) -> bool:
+        rules = self._route.rules
+        return rules is not None and self._is_told(below) and rules.rule_of(self._route.source.prefix + below) is not None
+
+    def _is_told(self, below: str) -> bool:
+        """False for a key that the route's rules can make nothing of; whoever settles it says so."""
+        try:
+            _ = self._route.rules and self._route.rules.rule_of(self._route.source.prefix + below)
+        except UnknownKind:
+            return False
+        return True
 
     def _is_wanted(self, below: str) -> bool:
         if self._exclude is not None and self._exclude.fullmatch(below):
@@ -133,11 +150,13 @@ class Scan:
         key = self._route.source.prefix + below
         if verdict == "vanished":
             idle.forgotten.append((self._route.name, key))
+        elif verdict == "extra" and self._asked.filters.by_object:
+            return True
+        elif self._asked.mode == "verify":
+            return False
         elif verdict == "extra":
             assert replica is not None
             self._note_extra(idle, key, replica)
-        elif self._asked.mode == "verify":
-            return False
         elif verdict == "equal":
             idle.count(skipped=1)
         elif verdict == "adopt" and self._outcomes.may_adopt:
@@ -161,8 +180,6 @@ class Scan:
             idle.add(self._outcomes.planned_copy(key, source))
 
     def _note_extra(self, idle: Done, key: str, replica: ListedObject) -> None:
-        if self._asked.filters.by_object:
-            return
         idle.count(extra=1)
         if self._asked.mode != "repair":
             idle.add(self._outcomes.told_extra(key))
@@ -173,10 +190,13 @@ class Scan:
 
     async def _lane(self) -> None:
         while True:
-            slot, verdict, source = await self._work.get()
-            missing = verdict == "missing"
-            async with self._gate.admit(source.version.size_bytes, 2 if missing else 4):
-                slot.done = await self._outcomes.settle(self._route.source.prefix + slot.key, source, missing=missing)
+            slot, verdict, listed = await self._work.get()
+            key, missing = self._route.source.prefix + slot.key, verdict == "missing"
+            async with self._gate.admit(*self._outcomes.cost(listed, missing=missing)):
+                if verdict == "extra":
+                    slot.done = await self._outcomes.look_at_extra(key, listed)
+                else:
+                    slot.done = await self._outcomes.settle(key, listed, missing=missing)
             if self._order.is_ready:
                 self._moved.set()
 
@@ -201,6 +221,8 @@ class Scan:
                 forgotten=done.forgotten,
             )
             await self._ledger.hold_deletions(done.pending)
+        if done.leaves:
+            await self._ledger.add_leaves(asked.pass_id, done.leaves)
         if done.findings:
             first = (asked.number << 40) + result.found
             await self._ledger.add_findings(asked.pass_id, [(first + n, key, doc) for n, (key, doc) in enumerate(done.findings)])

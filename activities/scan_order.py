@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ledger.rows import AuditEntry, PendingDeletion, Quarantined, Receipt
+from ledger.rows import AuditEntry, PendingDeletion, Quarantined, Receipt, VerifiedLeaf
 
 MAX_AHEAD = 10_000
 """Slots that may be taken beyond the oldest one that is not done."""
@@ -26,6 +26,7 @@ class Done:
     pending: list[PendingDeletion] = field(default_factory=list)
     findings: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     large: list[str] = field(default_factory=list)
+    leaves: list[VerifiedLeaf] = field(default_factory=list)
 
     def count(self, **numbers: int) -> Done:
         for name, number in numbers.items():
@@ -38,7 +39,7 @@ class Done:
 
     def add(self, other: Done) -> None:
         self.count(**other.counters)
-        for name in ("receipts", "audit", "quarantined", "released", "forgotten", "pending", "findings", "large"):
+        for name in ("receipts", "audit", "quarantined", "released", "forgotten", "pending", "findings", "large", "leaves"):
             getattr(self, name).extend(getattr(other, name))
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from replication.errors import UsageError
 from replication.globs import check_glob
@@ -136,6 +137,11 @@ def _bandwidth(text: str) -> float:
     if size == 0:
         raise argparse.ArgumentTypeError("must be at least one byte a second")
     return float(size)
+
+
+def since(text: str) -> Moment | Literal["last"]:
+    """A moment, or the word for the last verification."""
+    return "last" if text == "last" else _moment(text)
 
 
 def _moment(text: str) -> Moment:

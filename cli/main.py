@@ -15,8 +15,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from cli.filters import add_filter_arguments, add_limit_arguments, count
-from replication.errors import SettingsError, UsageError
+from cli.filters import add_filter_arguments, add_limit_arguments, count, since
+from replication.errors import CertificateBroken, SettingsError, UsageError
 from replication.units import parse_duration
 
 Command = Coroutine[Any, Any, int]
@@ -62,17 +62,21 @@ def _add_object_commands(command: Callable[[str, str], argparse.ArgumentParser])
 
 
 def _add_pass_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    from cli.filters import add_filter_arguments, add_limit_arguments
-
     reconcile = command("reconcile", "one pass over a route: compare every key, copy and repair; backfill and migration are this")
     reconcile.add_argument("route", metavar="ROUTE")
     reconcile.add_argument("--dry-run", action="store_true", help="tell what would be done, one line for each difference")
-    add_limit_arguments(reconcile)
+    reconcile.add_argument("--wait", action="store_true", help="wait for the end, and tell it")
     verify = command("verify", "compare everything and write nothing; one line for each anomaly")
     verify.add_argument("route", metavar="ROUTE")
     verify.add_argument("--deep", action="store_true", help="read every byte of both sides")
+    verify.add_argument(
+        "--since", type=since, metavar="TIME", help="only what changed since on either side: a time, an age such as 7d, or `last`"
+    )
+    verify.add_argument("--certificate", type=Path, metavar="FILE", help="write a certificate of what was found right")
+    verify.add_argument("--against", type=Path, metavar="FILE", help="compare with an earlier certificate")
+    verify.add_argument("--wait", action=argparse.BooleanOptionalAction, default=True, help="tell what was found at the end")
     for parser in (reconcile, verify):
-        parser.add_argument("--wait", action="store_true", help="wait for the end, and tell it")
+        add_limit_arguments(parser)
         add_filter_arguments(parser, prefix=True)
     schedule = command("schedule", "passes of a route that begin by themselves; repeated, the interval is replaced")
     schedule.add_argument("route", metavar="ROUTE")
@@ -149,6 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(_prepare(options))
     except (SettingsError, UsageError) as error:
         return _fail(error, 2)
+    except CertificateBroken as error:
+        return _fail(error, 1)
     except BrokenPipeError:
         # Whoever read our output has left; the interpreter must not stumble over it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -280,7 +286,11 @@ def _pass_command(session: Any, options: argparse.Namespace) -> Command:
             from cli import undo
 
             return undo.run(session, options.route)
-        case name:
+        case "verify":
+            from cli import verify
+
+            return verify.run(session, options)
+        case _:
             from cli import reconcile
 
-            return reconcile.verify(session, options) if name == "verify" else reconcile.run(session, options)
+            return reconcile.run(session, options)

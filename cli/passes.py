@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -12,13 +12,15 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
+from cli.live import with_open_partitions
 from cli.output import Output, printable
 from cli.session import DIFFERS, DONE, UNREACHABLE, Session
+from cli.sync_view import View
 from ledger.ledger import Ledger
 from ledger.rows import Finding
 from replication.errors import BY_REASON, Transient, Unavailable
 from replication.ids import pass_workflow_id
-from replication.passes import PassInput, PassProgress, PassResult
+from replication.passes import Counters, PassInput, PassProgress, PassResult
 from replication.units import format_size
 from workflows.options import priority
 from workflows.visibility import route_attributes
@@ -27,6 +29,9 @@ PassHandle = WorkflowHandle[Any, PassResult]
 ANSWER = timedelta(seconds=10)
 LOOK_S = 0.5
 ENDED = {"done": DONE, "skipped": DONE}
+
+Closing = Callable[[Ledger, PassResult], Awaitable[bool]]
+"""What is done with the result of a pass once its findings are told; True where it found differences."""
 
 
 async def start_pass(client: Client, queue: str, asked: PassInput) -> tuple[PassHandle, bool]:
@@ -49,7 +54,7 @@ async def start_pass(client: Client, queue: str, asked: PassInput) -> tuple[Pass
     return handle, True
 
 
-async def follow(handle: PassHandle, show: Any) -> PassResult | PassProgress:
+async def follow(client: Client, handle: PassHandle, show: Callable[[PassProgress], None]) -> PassResult | PassProgress:
     """The result of a pass; its progress instead as soon as it waits for an operator. `show` hears of progress on the way."""
     ending = asyncio.create_task(handle.result())
     try:
@@ -58,7 +63,7 @@ async def follow(handle: PassHandle, show: Any) -> PassResult | PassProgress:
                 progress: PassProgress = await handle.query("progress", result_type=PassProgress, rpc_timeout=ANSWER)
             except RPCError:
                 continue
-            show(progress)
+            show(await with_open_partitions(client, progress))
             if progress.state in ("held", "paused"):
                 return progress
         return ending.result()
@@ -68,27 +73,41 @@ async def follow(handle: PassHandle, show: Any) -> PassResult | PassProgress:
         await asyncio.gather(ending, return_exceptions=True)
 
 
-async def run(session: Session, asked: PassInput, *, wait: bool) -> int:
-    """Runs `reconcile` and `verify` past their arguments."""
+async def run(session: Session, asked: PassInput, *, wait: bool, closing: Closing | None = None) -> int:
+    """Runs `reconcile` and `verify` past their arguments. A pass that runs already is no good to `closing`."""
     client, output = await session.connect(), session.output
     handle, started = await start_pass(client, session.settings.temporal.control_queue, asked)
     if not started:
-        output.note(f"a pass of route {asked.route} runs already: this command follows it")
+        output.note(f"a pass of route {asked.route} runs already: this command " + ("needs one of its own" if closing else "follows it"))
+        if closing:
+            return DIFFERS
     if not wait:
         output.line(f"{'started' if started else 'running'}  {handle.id}")
         output.document({"route": asked.route, "workflow_id": handle.id, "started": started})
         return DONE
+    view = View()
     try:
-        ended = await follow(handle, lambda progress: None)
+        with view.shown():
+            ended = await follow(client, handle, view.show)
     except WorkflowFailureError as error:
         return _failed(output, asked, error)
-    if asked.mode != "repair" and isinstance(ended, PassResult):
-        await _tell_findings(session, ended)
+    differs = isinstance(ended, PassResult) and await _close(session, ended, closing)
     tell_end(output, ended)
     if isinstance(ended, PassProgress):
         return DIFFERS
-    differs = ended.mode == "verify" and ended.counters.differing + ended.counters.extra > 0
+    differs = differs or (ended.mode == "verify" and ended.counters.differing + ended.counters.extra > 0)
     return DIFFERS if differs else ENDED.get(ended.state, DIFFERS)
+
+
+async def _close(session: Session, ended: PassResult, closing: Closing | None) -> bool:
+    """Tells the findings, and does what else is to be done."""
+    if ended.mode == "repair":
+        return False
+    async with session.ledger() as ledger:
+        async for finding in findings(ledger, ended.pass_id):
+            session.output.document(finding.document)
+            session.output.line(_line(finding.document))
+        return closing is not None and await closing(ledger, ended)
 
 
 def _failed(output: Output, asked: PassInput, error: WorkflowFailureError) -> int:
@@ -104,29 +123,26 @@ def tell_end(output: Output, ended: PassResult | PassProgress) -> None:
     """The closing line and the closing document."""
     counters = ended.counters
     seconds = ended.seconds if isinstance(ended, PassResult) else None
-    told = [
-        f"{counters.listed:,} listed",
-        f"{counters.copied:,} copied ({format_size(counters.bytes_copied)})",
-        f"{counters.updated:,} updated",
-        f"{counters.skipped:,} right already",
-        f"{counters.deleted:,} deleted",
-        f"{counters.failed + counters.blocked:,} failed",
-        f"{counters.waiting:,} waiting",
-        f"{counters.kept:,} kept",
-    ]
+    told = (
+        _examined(counters)
+        if ended.mode == "verify"
+        else [
+            f"{counters.listed:,} listed",
+            f"{counters.copied:,} copied ({format_size(counters.bytes_copied)})",
+            f"{counters.updated:,} updated",
+            f"{counters.skipped:,} right already",
+            f"{counters.deleted:,} deleted",
+            f"{counters.failed + counters.blocked:,} failed",
+            f"{counters.waiting:,} waiting",
+            f"{counters.kept:,} kept",
+        ]
+    )
     output.line(f"{ended.state}: {', '.join(told)}" + (f" in {seconds:.1f} s" if seconds is not None else ""))
     if isinstance(ended, PassProgress) and ended.held:
         output.line(f"held: {ended.held}; `approve {ended.route}` lets these deletions go on")
     document = {**counters.model_dump(), "failed": counters.failed + counters.blocked, "failed_alone": counters.failed}
     rest = ended.model_dump(mode="json", exclude={"counters"})
     output.document({**rest, **document, "seconds": seconds})
-
-
-async def _tell_findings(session: Session, ended: PassResult) -> None:
-    async with session.ledger() as ledger:
-        async for finding in findings(ledger, ended.pass_id):
-            session.output.document(finding.document)
-            session.output.line(_line(finding.document))
 
 
 async def findings(ledger: Ledger, pass_id: str) -> AsyncIterator[Finding]:
@@ -137,6 +153,17 @@ async def findings(ledger: Ledger, pass_id: str) -> AsyncIterator[Finding]:
         after = page[-1].sequence
 
 
+def _examined(counters: Counters) -> list[str]:
+    return [
+        f"{counters.listed:,} listed",
+        f"{counters.skipped:,} right",
+        f"{counters.differing:,} with anomalies",
+        f"{counters.extra:,} at the destination only",
+        f"{counters.kept:,} left alone",
+    ]
+
+
 def _line(document: dict[str, Any]) -> str:
-    what = document.get("anomaly") or document.get("action", "")
-    return printable(f"{what:<10} {document['key']}  {document.get('reason') or document.get('message', '')}")
+    if anomaly := document.get("anomaly"):
+        return printable(f"{anomaly:<22} {document['key']}  {document['message']}")
+    return printable(f"{document.get('action', ''):<10} {document['key']}  {document.get('reason') or document.get('message', '')}")

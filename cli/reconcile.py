@@ -1,4 +1,4 @@
-"""`reconcile ROUTE` and `verify ROUTE`: one pass, started or joined."""
+"""`reconcile ROUTE`: one pass, started or joined."""
 
 from __future__ import annotations
 
@@ -16,9 +16,3 @@ async def run(session: Session, options: argparse.Namespace) -> int:
     mode = "plan" if options.dry_run else "repair"
     asked = PassInput(route=route.name, mode=mode, filters=filters_of(options), limits=limits_of(options))
     return await passes.run(session, asked, wait=options.wait or options.dry_run)
-
-
-async def verify(session: Session, options: argparse.Namespace) -> int:
-    route = session.route(options.route)
-    asked = PassInput(route=route.name, mode="verify", filters=filters_of(options), deep=options.deep)
-    return await passes.run(session, asked, wait=options.wait)

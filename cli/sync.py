@@ -153,7 +153,7 @@ async def _pass(request: Request, engine: Engine, view: View, output: Output) ->
     if handle is None:
         handle = await sync_pass.start(client, TemporalSettings().control_queue, request.asked, request.options)
     every_s = LIVE_S if view.is_live else QUIET_S
-    return await sync_pass.follow(handle, every_s=every_s, show=view.show, check=engine.check)
+    return await sync_pass.follow(client, handle, every_s=every_s, show=view.show, check=engine.check)
 
 
 async def _found(request: Request, client: Client, output: Output) -> OpenPass | None:

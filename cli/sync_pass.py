@@ -16,6 +16,7 @@ from temporalio.exceptions import ApplicationError, TerminatedError
 from temporalio.exceptions import CancelledError as WorkflowCancelled
 from temporalio.service import RPCError, RPCStatusCode
 
+from cli.live import with_open_partitions
 from cli.session import DIFFERS, DONE, UNREACHABLE
 from replication.errors import (
     BY_REASON,
@@ -134,6 +135,7 @@ async def limit(handle: Handle, progress: PassProgress, wanted: LimitUpdate) -> 
 
 
 async def follow(
+    client: Client,
     handle: Handle,
     *,
     every_s: float,
@@ -150,7 +152,7 @@ async def follow(
             check()
             if (found := await progress_of(handle)) is None:
                 continue
-            progress = found
+            progress = await with_open_partitions(client, found)
             show(progress)
             if progress.state == "held":
                 return Ending(DIFFERS, "held", progress, clock() - began, progress.held)

@@ -14,11 +14,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import audit, passes, queries
+from ledger import audit, leaves, passes, queries
 from ledger.batch import Batch, Place, write
 from ledger.engine import CONNECTIONS, migrate, open_engine, transact
 from ledger.group import GroupCommit
-from ledger.rows import AuditEntry, ChainReport, Finding, PassRecord, PendingDeletion, Quarantined, Receipt
+from ledger.rows import AuditEntry, ChainReport, Finding, PassRecord, PendingDeletion, Quarantined, Receipt, VerifiedLeaf
 from replication.errors import LedgerUnavailable
 
 P = ParamSpec("P")
@@ -152,6 +152,23 @@ class Ledger:
     async def drop_findings(self, *, older_than: float) -> int:
         """Forgets those that were added before this time (seconds since 1970); how many there were."""
         return await self._write(passes.drop_findings, older_than)
+
+    async def last_verified(self, route: str) -> float | None:
+        """When the newest finished verification of the whole route began."""
+        return await self._read(leaves.last_verified, route)
+
+    # --- certificates ------------------------------------------------------------------------------------------------
+
+    async def add_leaves(self, pass_id: str, found: Sequence[VerifiedLeaf]) -> None:
+        """Keeps them, each in place of the one before of its key."""
+        await self._write(leaves.add, pass_id, found)
+
+    async def leaves(self, pass_id: str, *, after: str | None = None, limit: int = 10_000) -> list[VerifiedLeaf]:
+        return await self._read(leaves.page, pass_id, after, limit)
+
+    async def drop_leaves(self, route: str, *, not_of_pass: str | None = None) -> int:
+        """Forgets those of all passes of a route, or of all but one; how many there were."""
+        return await self._write(leaves.drop, route, not_of_pass)
 
     # --- the database --------------------------------------------------------------------------------------------------
 

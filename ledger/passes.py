@@ -31,6 +31,7 @@ def begin(connection: Connection, record: PassRecord, now: float) -> None:
             "ended_at": record.ended_at,
             "counters": json.dumps(record.counters),
             "workflow": record.workflow,
+            "scope": record.scope,
         }
         bulk.upsert(connection, passes, [row], kept=("started_at",))
 

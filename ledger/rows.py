@@ -73,6 +73,18 @@ class PassRecord:
     ended_at: float | None = None
     counters: dict[str, int] = field(default_factory=dict)
     workflow: str = ""
+    scope: str = ""
+    """`route` for a pass that no filter keeps from any key."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedLeaf:
+    """An object that a pass found right, as a certificate states it: `digest` and `level` are those of its leaf."""
+
+    key: str
+    size_bytes: int
+    digest: str
+    level: str = ""
 
 
 @dataclass(frozen=True, slots=True)

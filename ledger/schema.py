@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Float, Index, LargeBinary, MetaData, Table, Text
 
-HEAD = "0002"
+HEAD = "0003"
 """The revision that these tables belong to."""
 
 metadata = MetaData()
@@ -86,6 +86,7 @@ passes = Table(
     Column("ended_at", Float),
     Column("counters", Text, nullable=False),
     Column("workflow", Text, nullable=False),
+    _text("scope"),
     Index("passes_by_route", "route", "started_at"),
 )
 
@@ -109,5 +110,16 @@ findings = Table(
     Column("document", Text, nullable=False),
     Column("at", Float, nullable=False),
     Index("findings_by_age", "at"),
+    sqlite_with_rowid=False,
+)
+
+leaves = Table(
+    "leaves",
+    metadata,
+    Column("pass_id", Text, primary_key=True),
+    Column("key", LargeBinary, primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("level", Text, nullable=False),
     sqlite_with_rowid=False,
 )

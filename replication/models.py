@@ -212,6 +212,8 @@ class ReplicateObjectInput(Payload):
     cause: str = "request"
     changed_at: float | None = None
     """When the object changed, in seconds since 1970, as far as an event told. For the measured delay only."""
+    paced_by: str = ""
+    """The workflow of the pass whose limits its bytes count against."""
     state: ReplicateObjectState | None = None
 
 
@@ -319,6 +321,7 @@ class CopyObjectInput(Payload):
     key: str
     plan: CopyPlan
     changed_at: float | None = None
+    paced_by: str = ""
 
 
 class PartRunInput(Payload):
@@ -329,6 +332,7 @@ class PartRunInput(Payload):
     plan: CopyPlan
     first: int
     last: int
+    paced_by: str = ""
 
 
 class PartRunResult(Payload):

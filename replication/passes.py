@@ -47,6 +47,8 @@ class Filters(Payload):
     modified_before: float | None = None
     storage_classes: list[str] = Field(default_factory=list)
     start_after: str = ""
+    since: float | None = None
+    """Objects that changed after it on either side, as far as their times tell."""
 
     def admits(self, source: ListedObject) -> bool:
         """Whether an object of the source, as its listing shows it, is asked for. Key patterns are matched elsewhere."""
@@ -58,6 +60,13 @@ class Filters(Payload):
         if self.storage_classes and (source.storage_class or "STANDARD") not in self.storage_classes:
             return False
         return self._admits_time(version.modified)
+
+    def admits_change(self, source: ListedObject | None, replica: ListedObject | None) -> bool:
+        """Whether one of the two was modified after `since`. A time that a store does not tell counts as now."""
+        if self.since is None:
+            return True
+        times = [listed.version.modified for listed in (source, replica) if listed is not None]
+        return any(at is None or at.timestamp() > self.since for at in times)
 
     def _admits_time(self, modified: datetime | None) -> bool:
         if self.modified_after is None and self.modified_before is None:
@@ -132,6 +141,10 @@ class PassInput(Payload):
     cause: str = "request"
     deep: bool = False
     """Mode `verify`: read every byte of both sides."""
+    certificate: bool = False
+    """Mode `verify`: keep what a certificate is made of, until it is dropped or another pass of the route does so."""
+    since_last: bool = False
+    """Mode `verify`: only what changed since the last finished verification of the whole route began, if there was one."""
     limits: LimitUpdate = LimitUpdate()
 
 
@@ -145,6 +158,7 @@ class PassProgress(Payload):
     counters: Counters = Counters()
     partitions_done: int = 0
     partitions_open: int = 0
+    open_partitions: list[int] = Field(default_factory=list)
     started_at: float = 0.0
     steering: Steering = Steering()
     held: str = ""
@@ -185,6 +199,7 @@ class ScanInput(Payload):
     phase: Literal["objects", "manifests"] = "objects"
     filters: Filters = Filters()
     deep: bool = False
+    certificate: bool = False
     keys: KeyRange = KeyRange()
     number: int = 0
     found: int = 0
@@ -236,16 +251,21 @@ class Begun(Payload):
     mirror: bool = False
     keys: KeyRange = KeyRange()
     """What the filters leave of the key space."""
+    since: float | None = None
+    """When the last finished verification began, less a margin for clocks, where the pass asked for it."""
 
 
 class BeginPassInput(Payload):
-    """Input of `begin_pass`: records that a pass runs. `started_at` in seconds since 1970."""
+    """Input of `begin_pass`: records that a pass runs. `started_at` in seconds since 1970; `whole` for one that no filter
+    keeps from any key."""
 
     route: str
     pass_id: str
     mode: Mode
     started_at: float
     start_after: str = ""
+    whole: bool = False
+    since_last: bool = False
 
 
 class EndPassInput(Payload):
@@ -316,5 +336,9 @@ def count_outcome(counters: Counters, result: ReplicateObjectResult | None) -> C
     """The counters with one more object; None for one that was still open when the pass went on."""
     if result is None:
         return counters.plus(Counters(waiting=1))
-    counted = COUNTED.get(result.outcome, "blocked")
-    return counters.plus(Counters(**{counted: 1, "bytes_copied": result.bytes_copied}))
+    return counters.plus(Counters(**{COUNTED.get(result.outcome, "blocked"): 1, "bytes_copied": arrived_bytes(result)}))
+
+
+def arrived_bytes(result: ReplicateObjectResult) -> int:
+    """The bytes that a settled object added to the destination, whoever moved them: a store may copy by itself."""
+    return result.size_bytes if result.outcome == "copied" else 0

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from replication.limits import FILE_LIMITS, GCS_LIMITS, S3_LIMITS, Limits
 from replication.secrets import SecretRef
+from replication.units import Size
 
 LIMITS: dict[Literal["s3", "gcs", "file"], Limits] = {"s3": S3_LIMITS, "gcs": GCS_LIMITS, "file": FILE_LIMITS}
 """What each kind of store can hold."""
@@ -103,6 +104,13 @@ def _account(value: str) -> str:
     return value
 
 
+class StoreLimits(SettingsModel):
+    """What passes may ask of a store: bytes a second and requests a second, read and written together, over all workers."""
+
+    bandwidth: Annotated[Size, Field(gt=0)] | None = None
+    requests: Annotated[float, Field(gt=0)] | None = None
+
+
 class S3Settings(SettingsModel):
     """Amazon S3 (no `endpoint`) or a store that speaks its API. Without keys, the default AWS credential chain."""
 
@@ -116,6 +124,7 @@ class S3Settings(SettingsModel):
     """None: path-style with an `endpoint`, virtual-hosted without."""
     expected_bucket_owner: Annotated[str, AfterValidator(_account)] | None = None
     """AWS account id that must own every bucket of this store."""
+    limits: StoreLimits | None = None
 
     @model_validator(mode="after")
     def _keys_come_in_pairs(self) -> S3Settings:
@@ -145,6 +154,7 @@ class GcsSettings(SettingsModel):
     project: str | None = None
     endpoint: Endpoint | None = None
     anonymous: StrictBool = False
+    limits: StoreLimits | None = None
 
     @property
     def identity(self) -> str:
@@ -170,6 +180,7 @@ class FileSettings(SettingsModel):
 
     type: Literal["file"]
     root: Annotated[Path, BeforeValidator(_absolute)]
+    limits: StoreLimits | None = None
 
     @property
     def identity(self) -> str:

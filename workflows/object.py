@@ -49,6 +49,7 @@ class ReplicateObject:
         state = input.state or ReplicateObjectState()
         self._route, self._key, self._cause = input.route, input.key, input.cause
         self._changed_at = input.changed_at
+        self._paced_by = input.paced_by
         self._plan: CopyPlan | None = state.plan
         self._runs: dict[int, PartRunResult] = dict(state.runs)
         self._copied: ReplicateObjectResult | None = state.copied
@@ -151,7 +152,7 @@ class ReplicateObject:
     async def _carry_out(self, plan: CopyPlan) -> Settlement:
         self._stage.enter("copying", size_bytes=plan.source.size_bytes, parts_total=plan.part_count, upload_id=plan.upload_id)
         if plan.mode == "object":
-            whole = CopyObjectInput(route=self._route, key=self._key, plan=plan, changed_at=self._changed_at)
+            whole = CopyObjectInput(route=self._route, key=self._key, plan=plan, changed_at=self._changed_at, paced_by=self._paced_by)
             return await self._stage.step(ObjectActivities.copy_object, whole, options.COPY, transfer=True)
         await self._copy_runs(plan)
         self._stage.show(phase="completing")
@@ -181,7 +182,7 @@ class ReplicateObject:
             while todo:
                 index = todo.pop(0)
                 first, last = run_parts(plan, index)
-                part_run = PartRunInput(route=self._route, key=self._key, plan=plan, first=first, last=last)
+                part_run = PartRunInput(route=self._route, key=self._key, plan=plan, first=first, last=last, paced_by=self._paced_by)
                 summary = f"parts {first}-{last} of {plan.part_count}"
                 try:
                     run = await self._stage.step(ObjectActivities.copy_part_run, part_run, options.RUN, transfer=True, summary=summary)
@@ -309,7 +310,9 @@ class ReplicateObject:
             waiters=self._waiters.ids,
             waiters_until=self._waiters.until,
         )
-        return ReplicateObjectInput(route=self._route, key=self._key, cause=self._cause, changed_at=self._changed_at, state=state)
+        return ReplicateObjectInput(
+            route=self._route, key=self._key, cause=self._cause, changed_at=self._changed_at, paced_by=self._paced_by, state=state
+        )
 
     def _count_parts(self, plan: CopyPlan) -> None:
         done = [run_parts(plan, index) for index in self._runs]

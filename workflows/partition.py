@@ -10,9 +10,9 @@ from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
     from activities.passes import PassActivities
-    from replication.ids import object_workflow_id
+    from replication.ids import object_workflow_id, pass_workflow_id
     from replication.models import ReplicateObjectInput, ReplicateObjectResult
-    from replication.passes import KeyRange, PartitionInput, PartitionResult, count_outcome
+    from replication.passes import KeyRange, PartitionInput, PartitionResult, PassProgress, count_outcome
     from workflows import options
     from workflows.patience import patiently
     from workflows.steps import Stop
@@ -43,6 +43,10 @@ class ReconcilePartition:
     @workflow.signal(description="Leave what is behind the stretch under way to others.")
     def share(self) -> None:
         self._shares = True
+
+    @workflow.query(description="State and counters, without those of the stretch under way.")
+    def progress(self) -> PassProgress:
+        return partition_progress(self._scan, self._counters, self._problem)
 
     @workflow.run
     async def run(self, input: PartitionInput) -> PartitionResult:
@@ -100,7 +104,7 @@ class ReconcilePartition:
         try:
             handle = await workflow.start_child_workflow(
                 "ReplicateObject",
-                ReplicateObjectInput(route=route, key=key, cause="pass"),
+                ReplicateObjectInput(route=route, key=key, cause="pass", paced_by=pass_workflow_id(self._scan.mode, route)),
                 id=workflow_id,
                 result_type=ReplicateObjectResult,
                 static_summary=object_summary(route, key),
@@ -135,7 +139,7 @@ class ReconcilePartition:
         self._show()
 
     def _show(self) -> None:
-        workflow.set_current_details(pass_details(partition_progress(self._scan, self._counters, self._problem)))
+        workflow.set_current_details(pass_details(self.progress()))
 
 
 def _failure(error: ChildWorkflowError, route: str, key: str) -> ReplicateObjectResult:

@@ -23,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
         Counters,
         EndPassInput,
         ExtraInput,
+        Filters,
         KeyRange,
         LimitUpdate,
         PartitionInput,
@@ -57,6 +58,7 @@ class Pass:
         self._input = input
         self._steering = input.limits.applied(Steering())
         self._begun = Begun()
+        self._filters = input.filters
         self._approved = False
         self._counters = Counters()
         self._ranges: list[KeyRange] = []
@@ -156,8 +158,12 @@ class Pass:
             mode=asked.mode,
             started_at=self._progress.started_at,
             start_after=asked.filters.start_after,
+            whole=asked.filters == Filters(),
+            since_last=asked.since_last,
         )
         self._begun = await patiently(PassActivities.begin_pass, begin, options.SETTLE, self._troubled)
+        if self._begun.since is not None:
+            self._filters = self._filters.model_copy(update={"since": self._begun.since})
         await self._partitions("objects")
         if self._begun.manifests and asked.mode == "repair":
             await self._partitions("manifests")
@@ -194,8 +200,9 @@ class Pass:
             pass_id=self._progress.pass_id,
             mode=self._input.mode,
             phase=phase,
-            filters=self._input.filters,
+            filters=self._filters,
             deep=self._input.deep,
+            certificate=self._input.certificate,
             keys=keys,
             number=number,
             max_keys=FIRST_STRETCH if first else STRETCH,
@@ -324,7 +331,13 @@ class Pass:
         return "waiting" if self._progress.problem else "running"
 
     def _show(self, **fields: Any) -> None:
-        now = {"counters": self._counters, "partitions_open": len(self._open), "steering": self._steering, **fields}
+        now = {
+            "counters": self._counters,
+            "partitions_open": len(self._open),
+            "open_partitions": sorted(self._open),
+            "steering": self._steering,
+            **fields,
+        }
         self._progress = self._progress.model_copy(update=now)
         workflow.set_current_details(pass_details(self._progress))
 

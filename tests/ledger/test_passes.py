@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ledger.ledger import Ledger
-from ledger.rows import Finding, PassRecord, PendingDeletion
+from ledger.rows import Finding, PassRecord, PendingDeletion, VerifiedLeaf
 
 
 async def test_a_pass_is_kept_from_its_beginning_to_its_end(ledger: Ledger, clock: Any) -> None:
@@ -91,3 +91,39 @@ async def test_old_findings_are_dropped(ledger: Ledger, clock: Any) -> None:
     assert await ledger.drop_findings(older_than=20.0) == 2
     assert await ledger.findings("old") == []
     assert len(await ledger.findings("new")) == 1
+
+
+async def test_leaves_come_back_in_the_order_of_their_bytes_and_replace_each_other(ledger: Ledger) -> None:
+    await ledger.begin_pass(PassRecord("p", "r", "verify", "running"))
+    await ledger.add_leaves("p", [VerifiedLeaf(key, 1, "etag:a") for key in ("é", "b", "\udc80", "a", "\U0010ffff")])
+    await ledger.add_leaves("p", [VerifiedLeaf("b", 2**40, "crc32c:00000001", "end-to-end")])
+    found = await ledger.leaves("p")
+    assert [leaf.key for leaf in found] == ["a", "b", "é", "\udc80", "\U0010ffff"]
+    assert found[1] == VerifiedLeaf("b", 2**40, "crc32c:00000001", "end-to-end")
+    assert [leaf.key for leaf in await ledger.leaves("p", after="b", limit=2)] == ["é", "\udc80"]
+    assert await ledger.leaves("other") == []
+
+
+async def test_leaves_are_dropped_with_the_next_pass_of_their_route(ledger: Ledger) -> None:
+    for pass_id, route in (("p1", "r"), ("p2", "r"), ("q", "s")):
+        await ledger.begin_pass(PassRecord(pass_id, route, "verify", "running"))
+        await ledger.add_leaves(pass_id, [VerifiedLeaf("a", 1, "etag:a"), VerifiedLeaf("b", 1, "etag:b")])
+    assert await ledger.drop_leaves("r", not_of_pass="p2") == 2
+    assert [len(await ledger.leaves(pass_id)) for pass_id in ("p1", "p2", "q")] == [0, 2, 2]
+    assert await ledger.drop_leaves("r") == 2
+    assert len(await ledger.leaves("q")) == 2
+
+
+async def test_only_a_finished_verification_of_the_whole_route_counts_as_the_last(ledger: Ledger) -> None:
+    passes = [
+        ("whole", "verify", "done", "route"),
+        ("anomalies", "verify", "incomplete", "route"),
+        ("filtered", "verify", "done", ""),
+        ("failed", "verify", "failed", "route"),
+        ("repair", "repair", "done", "route"),
+    ]
+    assert await ledger.last_verified("r") is None
+    for number, (pass_id, mode, state, scope) in enumerate(passes, 1):
+        await ledger.begin_pass(PassRecord(pass_id, "r", mode, "running", started_at=float(number), scope=scope))
+        await ledger.end_pass(pass_id, state=state, counters={})
+    assert await ledger.last_verified("r") == 2.0

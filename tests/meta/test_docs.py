@@ -122,6 +122,7 @@ def test_every_setting_is_documented_with_its_default(model: type[SettingsModel]
         ("decisions", "replication.decide", "REASONS"),
         ("skips", "replication.routes", "SKIP_REASONS"),
         ("losses", "replication.fidelity", "LOSSES"),
+        ("anomalies", "replication.anomalies", "ANOMALIES"),
     ],
 )
 def test_every_name_is_documented_and_every_documented_name_exists(mark: str, module: str, name: str) -> None:
