@@ -65,6 +65,7 @@ async def test_a_lower_limit_takes_effect_within_two_seconds(lane: Lane) -> None
     (running,) = (await lane.status())["passes"]
     assert running["limits"] == {"concurrency": 3, "bytes_per_s": 1 << 20, "requests_per_s": 1.0}
     assert running["state"] == "running"
+    assert 0 < running["counters"]["copied"] <= later
     await lane.starter("cancel")
 
 
