@@ -9,6 +9,7 @@ from typing import Any
 
 from temporalio.client import Client
 
+from cli.live import with_open_partitions
 from cli.open_passes import OpenPass, open_passes
 from cli.output import moment
 from cli.runs import of_route
@@ -50,17 +51,18 @@ def pass_document(record: PassRecord) -> dict[str, Any]:
 async def passes_now(client: Client, route: str) -> dict[str, Any]:
     """The passes that run, and when the next ones begin."""
     return {
-        "passes": [await _running(found) for found in await open_passes(client, route)],
+        "passes": [await _running(client, found) for found in await open_passes(client, route)],
         "next_passes": [next_document(found) for found in await next_passes(client, route)],
     }
 
 
-async def _running(found: OpenPass) -> dict[str, Any]:
+async def _running(client: Client, found: OpenPass) -> dict[str, Any]:
     """State None where no worker answers."""
     told: dict[str, Any] = {"mode": found.mode, "workflow_id": found.handle.id, "state": None}
     progress = await found.progress()
     if progress is None:
         return told
+    progress = await with_open_partitions(client, progress)
     return {
         **told,
         "state": progress.state,

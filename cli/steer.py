@@ -41,7 +41,8 @@ async def _steer_passes(session: Session, client: Client, route: str, update: st
     for found in await open_passes(client, route):
         steered, _ = await found.update(update)
         if steered:
-            session.output.line(f"{update}d {found.handle.id}")
+            told = f"{update}d"
+            session.output.line(f"{told:<8} {found.handle.id}")
             session.output.document({"pass": found.mode, "route": route, "workflow_id": found.handle.id, update: True})
 
 

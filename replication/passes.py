@@ -225,6 +225,7 @@ class PartitionInput(Payload):
     done: Counters = Counters()
     shares_at_once: bool = False
     """Leave what is behind the first stretch to others."""
+    paused: bool = False
 
 
 class PartitionResult(Payload):

@@ -34,6 +34,11 @@ class ReconcilePartition:
         self._window = asyncio.Semaphore(MANIFESTS_AT_ONCE if input.scan.phase == "manifests" else OBJECTS_AT_ONCE)
         self._objects: list[asyncio.Task[None]] = []
         self._problem = ""
+        self._paused = input.paused
+
+    @workflow.signal(description="Begin no object's workflow, or begin them again.")
+    def hold(self, paused: bool) -> None:
+        self._paused = paused
 
     @workflow.signal(description="Leave what is behind the stretch under way to others.")
     def share(self) -> None:
@@ -55,7 +60,9 @@ class ReconcilePartition:
                 if workflow.info().is_continue_as_new_suggested():
                     await self._drained(0)
                     await workflow.wait_condition(workflow.all_handlers_finished)
-                    workflow.continue_as_new(PartitionInput(scan=self._scan, done=self._counters, shares_at_once=self._shares))
+                    workflow.continue_as_new(
+                        PartitionInput(scan=self._scan, done=self._counters, shares_at_once=self._shares, paused=self._paused)
+                    )
         except Stop as stop:
             return PartitionResult(counters=self._counters, problem=f"{stop.reason}: {stop.message}")
         await self._drained(0)
@@ -85,6 +92,7 @@ class ReconcilePartition:
 
     async def _object(self, key: str) -> None:
         async with self._window:
+            await workflow.wait_condition(lambda: not self._paused)
             result = await self._replicated(key)
         self._counters = count_outcome(self._counters, result)
         self._show()

@@ -73,14 +73,12 @@ class Pass:
     # --- what others may say and ask ---------------------------------------------------------------------------------
 
     @workflow.update(description="Objects under way finish, nothing more begins.")
-    def pause(self) -> None:
-        self._steering = self._steering.model_copy(update={"paused": True})
-        self._show(state=self._standing())
+    async def pause(self) -> None:
+        await self._set_paused(True)
 
     @workflow.update(description="Go on after a pause.")
-    def resume(self) -> None:
-        self._steering = self._steering.model_copy(update={"paused": False})
-        self._show(state=self._standing())
+    async def resume(self) -> None:
+        await self._set_paused(False)
 
     @workflow.update(description="Change objects at once, bytes a second, requests a second; 0 lifts a limit.")
     def limit(self, change: LimitUpdate) -> Steering:
@@ -101,6 +99,14 @@ class Pass:
     @workflow.query(description="The limits of the pass, and how many scans share them.")
     def steering(self) -> SteeringShare:
         return SteeringShare(steering=self._steering, scans=max(1, len(self._open)))
+
+    async def _set_paused(self, paused: bool) -> None:
+        """Scans ask by themselves; the partitions are told, because they begin the workflows of large objects."""
+        self._steering = self._steering.model_copy(update={"paused": paused})
+        self._show(state=self._standing())
+        for handle in list(self._open.values()):
+            with suppress(ApplicationError):  # it has ended meanwhile
+                await handle.signal("hold", self._steering.paused)
 
     # --- the order of things -----------------------------------------------------------------------------------------
 
@@ -188,6 +194,7 @@ class Pass:
     async def _start(self, phase: Any, keys: KeyRange, *, first: bool) -> None:
         number = self._started
         self._started += 1
+        paused = self._steering.paused
         scan = ScanInput(
             route=self._input.route,
             pass_id=self._progress.pass_id,
@@ -202,7 +209,7 @@ class Pass:
         )
         handle = await workflow.start_child_workflow(
             "ReconcilePartition",
-            PartitionInput(scan=scan, shares_at_once=first),
+            PartitionInput(scan=scan, shares_at_once=first, paused=paused),
             id=partition_id(self._input.mode, self._input.route, number),
             result_type=PartitionResult,
             static_summary=f"{self._input.route}: {phase}, partition {number}",
@@ -212,6 +219,9 @@ class Pass:
             parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
         )
         self._open[number] = handle
+        if paused != self._steering.paused:
+            with suppress(ApplicationError):
+                await handle.signal("hold", self._steering.paused)
         self._watching[number] = asyncio.create_task(self._await(number, handle))
 
     async def _await(self, number: int, handle: ChildWorkflowHandle[Any, PartitionResult]) -> None:

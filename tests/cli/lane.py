@@ -21,6 +21,7 @@ class Lane:
     name: str
     source: S3Side
     destination: S3Side
+    bucket: str
 
     def key(self, number: int) -> str:
         return f"{self.name}/{number:04}"
@@ -39,7 +40,7 @@ class Lane:
     async def replicas(self) -> int:
         """How many stand at the destination, up to 1,000."""
         listed = self.destination.client.list_objects_v2
-        found = await asyncio.to_thread(listed, Bucket=self.destination.bucket, Prefix=f"{self.name}/")
+        found = await asyncio.to_thread(listed, Bucket=self.bucket, Prefix=f"{self.name}/")
         return len(found.get("Contents", []))
 
     async def starter(self, command: str, *arguments: str, json: bool = True) -> Ended:
@@ -54,5 +55,6 @@ class Lane:
 
 def make_lane(make_site: Callable[..., Site], s3: S3Side, s3b: S3Side, *, ledger: str = "", bucket: str = "", **settings: Any) -> Lane:
     name = f"lane-{uuid.uuid4().hex[:12]}"
-    described = route(name, s3, s3b.name, bucket or s3b.bucket, before=f"{name}/", after=f"{name}/", **settings)
-    return Lane(make_site(routes=[described], **({"ledger": ledger} if ledger else {})), name, s3, s3b)
+    bucket = bucket or s3b.bucket
+    described = route(name, s3, s3b.name, bucket, before=f"{name}/", after=f"{name}/", **settings)
+    return Lane(make_site(routes=[described], **({"ledger": ledger} if ledger else {})), name, s3, s3b, bucket)

@@ -51,9 +51,7 @@ async def test_nothing_held_is_said_and_is_no_error(site: Site) -> None:
     assert "no-such-route" in unknown.stderr
 
 
-async def test_a_held_pass_goes_on_after_approve_and_its_deletions_are_told(
-    make_site: Callable[..., Site], s3: S3Side, s3b: S3Side
-) -> None:
+async def test_a_held_pass_goes_on_after_approve_which_tells_what_was_held(make_site: Callable[..., Site], s3: S3Side, s3b: S3Side) -> None:
     lane = make_lane(make_site, s3, s3b, deletes={"mode": "mirror", "max_objects": 1})
     await lane.site.worker()
     await lane.put(1, 2, 3)

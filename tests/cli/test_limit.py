@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest_asyncio
 
@@ -64,6 +65,7 @@ async def test_a_lower_limit_takes_effect_within_two_seconds(lane: Lane) -> None
     (running,) = (await lane.status())["passes"]
     assert running["limits"] == {"concurrency": 3, "bytes_per_s": 1 << 20, "requests_per_s": 1.0}
     assert running["state"] == "running"
+    assert 0 < running["counters"]["copied"] <= later
     await lane.starter("cancel")
 
 
@@ -88,7 +90,7 @@ async def test_a_paused_pass_stands_still_also_past_the_death_of_its_worker(make
 
     worker.kill()
     await lane.site.worker()
-    (running,) = (await lane.status())["passes"]
+    running = await eventually(lambda: _answered(lane), 40.0, interval_s=0.2)
     assert (running["state"], running["limits"]["requests_per_s"]) == ("paused", float(SLOW))
     await lane.starter("limit", "--requests", "1")
     resumed = await lane.starter("resume", json=False)
@@ -101,8 +103,28 @@ async def test_a_paused_pass_stands_still_also_past_the_death_of_its_worker(make
     await eventually(lambda: _all(lane), 15.0, interval_s=0.2)
 
 
+async def _answered(lane: Lane) -> dict[str, Any] | None:
+    """The running pass, once the new worker has taken it over."""
+    (running,) = (await lane.status())["passes"]
+    return running if running["state"] else None
+
+
 async def _more(lane: Lane, than: int) -> bool:
     return await lane.replicas() > than
+
+
+async def test_a_paused_pass_begins_no_workflows_of_large_objects(make_site: MakeSite, s3: S3Side, s3b: S3Side) -> None:
+    """It is paused before any worker takes it up."""
+    lane = make_lane(make_site, s3, s3b)
+    await lane.put(1, data=bytes(9 << 20))
+    await lane.starter("reconcile")
+    pausing = asyncio.create_task(lane.starter("pause"))
+    await lane.site.worker()
+    assert (await pausing).document["pause"] is True
+    assert await _after(lane, 3.0) == 0
+    assert (await lane.status())["open"] == {}
+    await lane.starter("resume")
+    await eventually(lambda: _more(lane, 0), 30.0, interval_s=0.2)
 
 
 async def test_a_cancelled_pass_ends_and_the_next_one_does_only_the_rest(lane: Lane) -> None:

@@ -83,7 +83,7 @@ async def test_retry_replays_what_only_the_quarantine_knows_each_key_once(make_s
 
 async def _forget_workflows_of(lane: Lane, key: str) -> None:
     """As the retention of the namespace does after a while."""
-    gone = await temporal(lane.site, "workflow", "delete", "--workflow-id", f"object:{lane.name}:{key}")
+    gone = await temporal(lane.site, "workflow", "delete", "--yes", "--workflow-id", f"object:{lane.name}:{key}")
     assert gone.code == 0, gone
 
     async def forgotten() -> bool:
