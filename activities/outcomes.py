@@ -22,6 +22,7 @@ from replication.errors import (
     NoSpace,
     ObjectError,
     RouteUnknown,
+    SourceArchived,
     Throttled,
     Transient,
 )
@@ -125,6 +126,9 @@ class Repair(Common):
             settlement = await self._patiently(key, source, missing and not self._paired)
         except EVERYBODYS:
             raise
+        except SourceArchived as error:
+            parked = [key] if self._route.settings.restore else []
+            return Done(parked=parked, quarantined=[quarantined(self._route.name, key, error)]).count(waiting=1)
         except ObjectError as error:
             counted = {"blocked": "blocked", "waiting": "waiting"}.get(error.rests, "failed")
             return Done(quarantined=[quarantined(self._route.name, key, error)]).count(**{counted: 1})

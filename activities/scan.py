@@ -18,7 +18,7 @@ from activities.outcomes import Outcomes
 from activities.scan_order import Done, Order, Slot, large_bytes
 from ledger.ledger import Ledger
 from ledger.rows import PendingDeletion
-from replication.compare import compare
+from replication.compare import ARCHIVES, compare
 from replication.errors import UnknownKind
 from replication.globs import compile_globs
 from replication.merge import Row
@@ -81,7 +81,7 @@ class Scan:
             self._ended = True
 
     def _is_laden(self) -> bool:
-        large = self._result.large
+        large = [*self._result.large, *self._result.parked]
         return len(large) >= MAX_LARGE or large_bytes(large) >= MAX_LARGE_BYTES
 
     async def _take(self, batch: list[Row]) -> None:
@@ -171,6 +171,8 @@ class Scan:
         return True
 
     def _needs_workflow(self, key: str, source: ListedObject) -> bool:
+        if source.storage_class in ARCHIVES:
+            return False
         return self._asked.phase == "manifests" or source.version.size_bytes > self._outcomes.inline_max
 
     def _name_large(self, idle: Done, key: str, source: ListedObject) -> None:
@@ -231,6 +233,7 @@ class Scan:
                 "cursor": cursor,
                 "counters": result.counters.plus(Counters(**done.counters)),
                 "large": [*result.large, *done.large],
+                "parked": [*result.parked, *done.parked],
                 "found": result.found + len(done.findings),
             }
         )

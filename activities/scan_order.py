@@ -26,6 +26,7 @@ class Done:
     pending: list[PendingDeletion] = field(default_factory=list)
     findings: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     large: list[str] = field(default_factory=list)
+    parked: list[str] = field(default_factory=list)
     leaves: list[VerifiedLeaf] = field(default_factory=list)
 
     def count(self, **numbers: int) -> Done:
@@ -35,11 +36,11 @@ class Done:
 
     @property
     def is_empty(self) -> bool:
-        return not self.counters and not (self.pending or self.forgotten or self.findings or self.large or self.receipts)
+        return not self.counters and not (self.pending or self.forgotten or self.findings or self.large or self.parked or self.receipts)
 
     def add(self, other: Done) -> None:
         self.count(**other.counters)
-        for name in ("receipts", "audit", "quarantined", "released", "forgotten", "pending", "findings", "large", "leaves"):
+        for name in ("receipts", "audit", "quarantined", "released", "forgotten", "pending", "findings", "large", "parked", "leaves"):
             getattr(self, name).extend(getattr(other, name))
 
 

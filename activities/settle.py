@@ -58,6 +58,8 @@ from stores.transfer import (
 LOOKS = 3
 """How often one settling looks again by itself when a fence held."""
 MAX_LOSSES = 50
+RESTORE_DAYS = 7
+"""How long a restored object stays readable: longer than the longest wait between two looks."""
 HELD_S = 900.0
 """Seconds until a deletion that waits for an operator asks again by itself."""
 PACED_S = 12.0
@@ -117,6 +119,9 @@ class Settler:
                 if view.decision.action == "delete":
                     return await self._delete(view, asked.absent_for_s)
                 return await self._act(view, meter)
+            except SourceArchived:
+                await self._ask_archive(view)
+                raise
             except PreconditionFailed:
                 await asyncio.sleep(0.05 * 2**look)
         raise PreconditionFailed("the destination changed each time it was about to be written")
@@ -138,6 +143,12 @@ class Settler:
                 return await self._recorded(_told(view, "kept"))
             case _:
                 return await self._recorded(_told(view, "in_sync"))
+
+    async def _ask_archive(self, view: View) -> None:
+        """Asks for a readable copy of the source where the route says so; asking again changes nothing."""
+        if view.route.settings.restore and view.source_info is not None:
+            version = view.source_info.version
+            await view.source.store.request_restore(view.source.bucket, view.source.key, version, days=RESTORE_DAYS)
 
     async def _recorded(self, settlement: Settlement) -> Settlement:
         if settlement.result is not None:

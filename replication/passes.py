@@ -215,6 +215,8 @@ class ScanResult(Payload):
     ended: bool = False
     counters: Counters = Counters()
     large: list[str] = Field(default_factory=list)
+    parked: list[str] = Field(default_factory=list)
+    """Keys that wait for an archive, in workflows that the pass does not wait for."""
     found: int = 0
 
 

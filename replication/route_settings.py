@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StrictBool, Tag, model_validator
 
 from replication.globs import check_glob
 from replication.keys import MAX_KEY_BYTES, is_reserved, key_problem
@@ -161,6 +161,8 @@ class RouteSettings(SettingsModel):
     tags: Literal["copy", "drop"] = "copy"
     tag_metadata_prefix: Text | None = None
     """Where a store has no tags, tag `a` is metadata `<prefix>a`; and back."""
+    restore: StrictBool = False
+    """Ask the source's archive for objects that are needed, and wait for them."""
     parts: PartsSettings = PartsSettings()
 
     @property

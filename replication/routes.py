@@ -131,7 +131,7 @@ def _bucket_id(store: StoreSettings, location: LocationSettings) -> str:
 def _epoch(settings: RouteSettings, source_id: str, destination_id: str) -> str:
     """Settings that change only how fast a copy goes, or what becomes of deletions, are left out: editing them does not
     interrupt copies in flight. Defaults are left out too, so that a release that adds a setting changes no epoch."""
-    without = {"name", "source", "destination", "deletes", "dependency_wait", "parts"}
+    without = {"name", "source", "destination", "deletes", "dependency_wait", "parts", "restore"}
     policies = settings.model_dump(mode="json", exclude=without, exclude_defaults=True)
     sizes = settings.parts.model_dump(mode="json", exclude={"concurrency"}, exclude_defaults=True)
     return _digest(settings.name, source_id, destination_id, json.dumps([policies, sizes], sort_keys=True))

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
-from replication.errors import ObjectNotFound, SourceChanged
+from replication.errors import NotSupported, ObjectNotFound, SourceChanged
 from replication.limits import Capabilities, Limits
 from replication.models import (
     Attributes,
@@ -115,6 +115,12 @@ class Store(ABC):
     @abstractmethod
     async def delete(self, bucket: str, key: str, version: Version) -> None:
         """Deletes the key if `version` is still current, else `PreconditionFailed`. Deleting an absent key succeeds."""
+
+    async def request_restore(self, bucket: str, key: str, version: Version, *, days: int) -> None:
+        """Asks for a readable copy of an archived object for so many days. Asking again while that is under way succeeds.
+
+        Raises `NotSupported` where nothing is archived."""
+        raise NotSupported("the store restores no objects from an archive")
 
     # --- uploads of parts --------------------------------------------------------------------------------------------
 

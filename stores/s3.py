@@ -7,6 +7,8 @@ Uploads are verified on arrival by a CRC32C: in a header where it is known or th
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -51,7 +53,17 @@ from stores.s3headers import (
 from stores.s3list import S3Listing
 from stores.s3probe import WriteProbe, honours_read_pins, key_refusal, presumed, unkept_key
 from stores.s3wire import Address, Answer, DefaultChain, S3Wire, StaticCredentials, exactly, framed, read_answer, trailer_headers
-from stores.s3xml import complete_document, is_error, parse_parts, parse_result, parse_tags, parse_uploads, parse_versioning, unquote_etag
+from stores.s3xml import (
+    complete_document,
+    is_error,
+    parse_parts,
+    parse_result,
+    parse_tags,
+    parse_uploads,
+    parse_versioning,
+    restore_document,
+    unquote_etag,
+)
 from stores.signing import UNSIGNED_PAYLOAD, UNSIGNED_PAYLOAD_TRAILER, Credentials
 
 SMALL_BODY = 256 * KIB
@@ -65,6 +77,8 @@ COMMIT_IDLE_S = 600.0
 BUCKET_SEEN_S = 5.0
 """How long the proof that a bucket is there and readable serves for further absent keys."""
 ABORT_TRIES = 5
+RESTORING = frozenset({"RestoreAlreadyInProgress", "ObjectAlreadyInActiveTierError"})
+"""A restore that was asked for is under way, or not needed any more."""
 ABORT_DELAY_S = 0.2
 
 UploadChecksum = Literal["trailer", "header", "response", "none"]
@@ -401,6 +415,15 @@ class S3Store(Store):
         if current.version.token != version.token:
             raise PreconditionFailed("another version is current, and the endpoint has no conditional delete")
         return True
+
+    async def request_restore(self, bucket: str, key: str, version: Version, *, days: int) -> None:
+        query = {"restore": ""} | ({"versionId": version.id} if version.id else {})
+        body = restore_document(days)
+        digest = hashlib.md5(body, usedforsecurity=False).digest()
+        headers = {"content-type": "application/xml", "content-md5": base64.b64encode(digest).decode()}
+        answer = await self._wire.send("POST", bucket, key, query, headers, body)
+        if answer.failed and answer.fault.get("Code") not in RESTORING:
+            raise self._error(answer, key)
 
     # --- uploads of parts --------------------------------------------------------------------------------------------
 

@@ -194,6 +194,15 @@ def parse_tags(body: bytes) -> dict[str, str]:
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
+def restore_document(days: int) -> bytes:
+    """The body of RestoreObject: a readable copy for so many days, at the usual pace and price."""
+    root = etree.Element("RestoreRequest", xmlns=_NAMESPACE)
+    etree.SubElement(root, "Days").text = str(days)
+    parameters = etree.SubElement(root, "GlacierJobParameters")
+    etree.SubElement(parameters, "Tier").text = "Standard"
+    return etree.tostring(root)
+
+
 def complete_document(parts: Sequence[Part], *, checksums: bool) -> bytes:
     """The body of CompleteMultipartUpload, with each part's CRC32C where it is known and `checksums` is set."""
     root = etree.Element("CompleteMultipartUpload", xmlns=_NAMESPACE)

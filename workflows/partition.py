@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, ChildWorkflowError, WorkflowAlreadyStartedError, is_cancelled_exception
-from temporalio.workflow import ChildWorkflowCancellationType, ParentClosePolicy
+from temporalio.workflow import ChildWorkflowCancellationType, ChildWorkflowHandle, ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
     from activities.passes import PassActivities
@@ -75,6 +76,8 @@ class ReconcilePartition:
         summary = f"{self._scan.phase} after {self._scan.keys.after!r}"[:200]
         found = await patiently(PassActivities.scan_range, self._scan, options.SCAN, self._troubled, bulk=True, summary=summary)
         self._counters = self._counters.plus(found.counters)
+        for key in found.parked:
+            await self._started(key)
         for key in found.large:
             self._objects.append(asyncio.create_task(self._object(key)))
         await self._drained(options.MAX_RUNS_IN_FLIGHT)
@@ -99,22 +102,8 @@ class ReconcilePartition:
 
     async def _replicated(self, key: str) -> ReplicateObjectResult | None:
         """How the object's own workflow ended; None for one that goes on without the pass."""
-        route = self._scan.route
-        workflow_id = object_workflow_id(route, key)
-        try:
-            handle = await workflow.start_child_workflow(
-                "ReplicateObject",
-                ReplicateObjectInput(route=route, key=key, cause="pass", paced_by=pass_workflow_id(self._scan.mode, route)),
-                id=workflow_id,
-                result_type=ReplicateObjectResult,
-                static_summary=object_summary(route, key),
-                search_attributes=object_attributes(route, key),
-                priority=options.priority(route, bulk=True),
-                cancellation_type=ChildWorkflowCancellationType.ABANDON,
-                parent_close_policy=ParentClosePolicy.ABANDON,
-            )
-        except WorkflowAlreadyStartedError:
-            await self._check(workflow_id)
+        handle = await self._started(key)
+        if handle is None:
             return None
         patience = MANIFEST_PATIENCE_S if self._scan.phase == "manifests" else None
         try:
@@ -124,8 +113,27 @@ class ReconcilePartition:
         except ChildWorkflowError as error:
             if is_cancelled_exception(error):
                 return None
-            return _failure(error, route, key)
+            return _failure(error, self._scan.route, key)
         return result
+
+    async def _started(self, key: str) -> ChildWorkflowHandle[Any, ReplicateObjectResult] | None:
+        """The object's workflow; None where an event has started it already: it looks once more, and nobody waits for it."""
+        route = self._scan.route
+        try:
+            return await workflow.start_child_workflow(
+                "ReplicateObject",
+                ReplicateObjectInput(route=route, key=key, cause="pass", paced_by=pass_workflow_id(self._scan.mode, route)),
+                id=object_workflow_id(route, key),
+                result_type=ReplicateObjectResult,
+                static_summary=object_summary(route, key),
+                search_attributes=object_attributes(route, key),
+                priority=options.priority(route, bulk=True),
+                cancellation_type=ChildWorkflowCancellationType.ABANDON,
+                parent_close_policy=ParentClosePolicy.ABANDON,
+            )
+        except WorkflowAlreadyStartedError:
+            await self._check(object_workflow_id(route, key))
+            return None
 
     async def _check(self, workflow_id: str) -> None:
         """An event's workflow is at it already: it looks once more."""

@@ -1,0 +1,155 @@
+"""Passes against what goes wrong around them: lost events, throttling, races, archives, changes of attributes alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowHandle
+
+from embedded.moto import MotoServer
+from replication.ids import object_workflow_id, reconcile_id
+from replication.passes import PassInput, PassResult
+from tests.e2e.sides import S3Side
+from tests.faults.conftest import MakeRig
+from tests.faults.rig import Rig, noise
+from tests.passes.test_pairs import put_all
+from tests.poll import eventually
+from tests.proxy import Rule, Status
+
+SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+
+
+async def reconcile(rig: Rig) -> PassResult:
+    return await (await start(rig)).result()
+
+
+async def start(rig: Rig) -> WorkflowHandle[Any, PassResult]:
+    route = rig.settings.routes[0].name
+    return await rig.client.start_workflow(
+        "ReconcileRoute",
+        PassInput(route=route),
+        id=reconcile_id(route),
+        task_queue=rig.settings.temporal.control_queue,
+        result_type=PassResult,
+    )
+
+
+async def test_one_pass_converges_when_every_notification_was_lost(s3: S3Side, s3b: S3Side, make_rig: MakeRig) -> None:
+    """R16: creates, overwrites and deletes that nobody was told of."""
+    rig, chance = await make_rig(s3, s3b, deletes={"mode": "mirror", "max_percent": 100}), random.Random(16)
+    truth = {f"{rig.before}{number:03d}": noise(100 + number) for number in range(200)}
+    async with rig.worker():
+        await put_all(s3, truth)
+        assert (await reconcile(rig)).counters.copied == 200
+        lost = Counter[str]()
+        for _ in range(300):
+            key = f"{rig.before}{chance.randrange(250):03d}"
+            if key in truth and chance.random() < 0.3:
+                await asyncio.to_thread(s3.delete, key)
+                del truth[key]
+                lost["deletes"] += 1
+            else:
+                lost["overwrites" if key in truth else "creates"] += 1
+                truth[key] = noise(chance.randrange(1, 300))
+                await asyncio.to_thread(s3.put, key, truth[key])
+        result = await reconcile(rig)
+    assert min(lost["deletes"], lost["overwrites"], lost["creates"]) > 20, "every kind of change took place"
+    assert (result.state, result.counters.listed) == ("done", len(truth))
+    there = {key for key in await asyncio.to_thread(s3b.keys) if key.startswith(rig.after)}
+    assert there == {rig.after + key.removeprefix(rig.before) for key in truth}
+    for key, data in truth.items():
+        assert await rig.holds(key.removeprefix(rig.before), data), key
+
+
+async def test_throttling_slows_a_pass_down_and_stops_nothing(s3: S3Side, s3b: S3Side, make_rig: MakeRig) -> None:
+    """R34: three of ten writes are answered with SlowDown."""
+    rig, chance = await make_rig(s3, s3b), random.Random(34)
+    assert rig.writing is not None
+    truth = {f"{rig.before}{number:03d}": noise(500) for number in range(150)}
+    await put_all(s3, truth)
+    refused = [
+        rig.writing.add(Rule(Status(503, SLOW_DOWN), method="PUT", path=f"/{s3b.bucket}/{rig.after}", nth=nth))
+        for nth in range(1, 200)
+        if chance.random() < 0.3
+    ]
+    async with rig.worker():
+        result = await reconcile(rig)
+    assert sum(rule.fired for rule in refused) > 30
+    assert (result.state, result.counters.copied, result.counters.failed) == ("done", 150, 0)
+    puts = rig.writing.requests("PUT", f"/{s3b.bucket}/{rig.after}")
+    assert len(puts) <= 2 * len(truth)
+
+
+async def test_events_a_pass_and_requests_for_one_key_commit_it_once(s3: S3Side, s3b: S3Side, make_rig: MakeRig) -> None:
+    """R66: a hundred signals while a pass wants the same object."""
+    rig = await make_rig(s3, s3b)
+    assert rig.writing is not None
+    key = await rig.put("k", noise(5_000))
+    async with rig.worker() as lab:
+        passing, *_ = await asyncio.gather(start(rig), *(lab.start(key, signal=True) for _ in range(100)))
+        result = await passing.result()
+        await lab.client.get_workflow_handle(object_workflow_id(lab.route, key)).result()
+    assert result.state == "done"
+    commits = [put.status for put in rig.writing.requests("PUT", f"/{s3b.bucket}/{rig.after}k")]
+    assert commits.count(200) == 1, commits
+
+
+async def test_a_change_of_attributes_alone_moves_no_bytes(s3: S3Side, s3b: S3Side, make_rig: MakeRig) -> None:
+    """R84 on S3, where attributes change by a copy onto itself, of which a listing shows only the time.
+
+    fake-gcs-server does not count metagenerations, so that GCS is tested with `compare` alone.
+    """
+    rig = await make_rig(s3, s3b)
+    data = noise(3_000)
+    key = await rig.put("k", data)
+    async with rig.worker():
+        assert (await reconcile(rig)).counters.copied == 1
+        await asyncio.sleep(1.1)  # listings tell times in seconds
+        await asyncio.to_thread(
+            s3.client.copy_object,
+            Bucket=s3.bucket,
+            Key=key,
+            CopySource={"Bucket": s3.bucket, "Key": key},
+            MetadataDirective="REPLACE",
+            Metadata={"colour": "red"},
+        )
+        result = await reconcile(rig)
+    assert (result.counters.updated, result.counters.copied, result.counters.bytes_copied) == (1, 0, 0)
+    seen = await asyncio.to_thread(s3b.see, rig.after + "k")
+    assert seen is not None
+    assert seen.properties.metadata.get("colour") == "red"
+    assert await rig.holds("k", data)
+
+
+@pytest.fixture
+def archive(moto_s3: MotoServer) -> Any:
+    with contextlib.closing(S3Side("archive", moto_s3)) as side:
+        yield side
+
+
+async def test_an_archived_object_is_asked_for_and_copied_when_it_can_be_read(archive: S3Side, s3b: S3Side, make_rig: MakeRig) -> None:
+    """R85, with an archive that takes its time: the first answers to HEAD say that the restore is under way."""
+    rig = await make_rig(archive, s3b, restore=True)
+    assert rig.reading is not None
+    key, data = rig.before + "cold", noise(700)
+    await asyncio.to_thread(archive.client.put_object, Bucket=archive.bucket, Key=key, Body=data, StorageClass="GLACIER")
+    async with rig.worker() as lab:
+        result = await reconcile(rig)
+        assert (result.counters.waiting, result.counters.copied) == (1, 0)
+        handle = lab.client.get_workflow_handle(object_workflow_id(lab.route, key))
+        asked = rig.reading.requests("POST", r"\?restore")
+        assert [seen.status for seen in asked] != []
+        await eventually(lambda: _waits(handle), 30)
+        await handle.signal("check", "restored")
+        await asyncio.wait_for(handle.result(), 60)
+    assert await rig.holds("cold", data)
+
+
+async def _waits(handle: WorkflowHandle[Any, Any]) -> bool:
+    progress = await handle.query("progress")
+    return progress["phase"] in ("waiting", "done")
