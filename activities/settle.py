@@ -21,6 +21,7 @@ from replication.errors import DestinationForeign, IntegrityMismatch, NotSupport
 from replication.ids import new_copy_id
 from replication.limits import Capabilities
 from replication.manifests.documents import MAX_MANIFEST_BYTES
+from replication.manifests.rule import Rule
 from replication.mark import make_mark, own_mark, with_mark
 from replication.models import (
     Attributes,
@@ -113,18 +114,22 @@ class Settler:
         for look in range(LOOKS):
             try:
                 view = await self._pairs.observe(route, key)
-                if rule and view.decision.action == "copy":
-                    if waiting := await self._dependencies.missing(view, rule, asked.waiting, asked.woken, meter):
-                        return Settlement(waiting=waiting)
-                if view.decision.action == "delete":
-                    return await self._delete(view, asked.absent_for_s)
-                return await self._act(view, meter)
-            except SourceArchived:
-                await self._ask_archive(view)
-                raise
+                return await self._settle(view, asked, rule, meter)
             except PreconditionFailed:
                 await asyncio.sleep(0.05 * 2**look)
         raise PreconditionFailed("the destination changed each time it was about to be written")
+
+    async def _settle(self, view: View, asked: SettleInput, rule: Rule | None, meter: Meter) -> Settlement:
+        if rule and view.decision.action == "copy":
+            if waiting := await self._dependencies.missing(view, rule, asked.waiting, asked.woken, meter):
+                return Settlement(waiting=waiting)
+        if view.decision.action == "delete":
+            return await self._delete(view, asked.absent_for_s)
+        try:
+            return await self._act(view, meter)
+        except SourceArchived:
+            await self._ask_archive(view)
+            raise
 
     async def _act(self, view: View, meter: Meter) -> Settlement:
         decision = view.decision

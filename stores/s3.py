@@ -28,6 +28,7 @@ from replication.errors import (
     PreconditionFailed,
     Refused,
     ServerFault,
+    SourceArchived,
     SourceChanged,
     UploadLost,
 )
@@ -210,7 +211,7 @@ class S3Store(Store):
             query["versionId"] = version
         try:
             tags = parse_tags((await self._wire.call("GET", bucket, key, query)).body)
-        except NotSupported:
+        except (NotSupported, SourceArchived):  # AWS tells the tags of archived objects too
             return None
         if self._aws and not counts:
             self._tags_counted[bucket] = not tags
