@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +21,7 @@ from ledger.rows import Finding
 from replication.errors import BY_REASON, Transient, Unavailable
 from replication.ids import pass_workflow_id
 from replication.passes import Counters, PassInput, PassProgress, PassResult
+from replication.prices import estimate
 from replication.units import format_size
 from workflows.options import priority
 from workflows.visibility import route_attributes
@@ -92,7 +93,7 @@ async def run(session: Session, asked: PassInput, *, wait: bool, closing: Closin
     except WorkflowFailureError as error:
         return _failed(output, asked, error)
     differs = isinstance(ended, PassResult) and await _close(session, ended, closing)
-    tell_end(output, ended)
+    tell_end(output, ended, _cost(session, ended))
     if isinstance(ended, PassProgress):
         return DIFFERS
     differs = differs or (ended.mode == "verify" and ended.counters.differing + ended.counters.extra > 0)
@@ -119,7 +120,15 @@ def _failed(output: Output, asked: PassInput, error: WorkflowFailureError) -> in
     return UNREACHABLE if kind is not None and issubclass(kind, Unavailable | Transient) else DIFFERS
 
 
-def tell_end(output: Output, ended: PassResult | PassProgress) -> None:
+def _cost(session: Session, ended: PassResult | PassProgress) -> dict[str, float]:
+    """What a plan would cost at the stores whose prices are configured."""
+    if ended.mode != "plan":
+        return {}
+    route, stores = session.route(ended.route), session.settings.stores
+    return estimate(ended.counters, stores[route.source.store].prices, stores[route.destination.store].prices)
+
+
+def tell_end(output: Output, ended: PassResult | PassProgress, cost: Mapping[str, float]) -> None:
     """The closing line and the closing document."""
     counters = ended.counters
     seconds = ended.seconds if isinstance(ended, PassResult) else None
@@ -138,11 +147,13 @@ def tell_end(output: Output, ended: PassResult | PassProgress) -> None:
         ]
     )
     output.line(f"{ended.state}: {', '.join(told)}" + (f" in {seconds:.1f} s" if seconds is not None else ""))
+    if cost:
+        output.line("estimated cost: " + ", ".join(f"{price:.2f} at the {side}" for side, price in cost.items()))
     if isinstance(ended, PassProgress) and ended.held:
         output.line(f"held: {ended.held}; `approve {ended.route}` lets these deletions go on")
     document = {**counters.model_dump(), "failed": counters.failed + counters.blocked, "failed_alone": counters.failed}
     rest = ended.model_dump(mode="json", exclude={"counters"})
-    output.document({**rest, **document, "seconds": seconds})
+    output.document({**rest, **document, "seconds": seconds, **({"cost": dict(cost)} if cost else {})})
 
 
 async def findings(ledger: Ledger, pass_id: str) -> AsyncIterator[Finding]:

@@ -111,6 +111,14 @@ class StoreLimits(SettingsModel):
     requests: Annotated[float, Field(gt=0)] | None = None
 
 
+class StorePrices(SettingsModel):
+    """What a store asks, in any one currency: for 1,000 reads (lists count as reads), 1,000 writes, and a GiB that leaves it."""
+
+    reads: Annotated[float, Field(ge=0)] = 0.0
+    writes: Annotated[float, Field(ge=0)] = 0.0
+    egress: Annotated[float, Field(ge=0)] = 0.0
+
+
 class S3Settings(SettingsModel):
     """Amazon S3 (no `endpoint`) or a store that speaks its API. Without keys, the default AWS credential chain."""
 
@@ -125,6 +133,7 @@ class S3Settings(SettingsModel):
     expected_bucket_owner: Annotated[str, AfterValidator(_account)] | None = None
     """AWS account id that must own every bucket of this store."""
     limits: StoreLimits | None = None
+    prices: StorePrices | None = None
 
     @model_validator(mode="after")
     def _keys_come_in_pairs(self) -> S3Settings:
@@ -155,6 +164,7 @@ class GcsSettings(SettingsModel):
     endpoint: Endpoint | None = None
     anonymous: StrictBool = False
     limits: StoreLimits | None = None
+    prices: StorePrices | None = None
 
     @property
     def identity(self) -> str:
@@ -181,6 +191,7 @@ class FileSettings(SettingsModel):
     type: Literal["file"]
     root: Annotated[Path, BeforeValidator(_absolute)]
     limits: StoreLimits | None = None
+    prices: StorePrices | None = None
 
     @property
     def identity(self) -> str:
