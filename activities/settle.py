@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from activities.deletions import Permit, Permits
 from activities.dependencies import Dependencies
@@ -66,6 +66,21 @@ HELD_S = 900.0
 PACED_S = 12.0
 """Seconds until one asks again that waits for others to be counted."""
 COLLECTED = Pause(phase="waiting", reason="deletion-collected", message="a pass deletes at its end", seconds=HELD_S)
+
+
+@dataclass(frozen=True, slots=True)
+class SmallPlan:
+    """A `CopyPlan` of one request, which nobody has to remember: the same fields, as far as a commit needs them."""
+
+    source: Version
+    checksums: Checksums
+    condition: Condition
+    attributes: Attributes
+    losses: list[str]
+    copy_id: str
+    reason: str
+    upload_id: str = ""
+
 
 Record = Callable[[ReplicateObjectResult], Awaitable[None]]
 """Keeps a result in the ledger. Raises `LedgerUnavailable`: the object is then looked at again, and recorded."""
@@ -197,7 +212,7 @@ class Settler:
             view = view_of(route, source, destination, info, None)
             if view.decision.action != "copy":
                 return await self._act(view, meter)
-            plan = await self._plan(view, whole=True)
+            plan = self._small_plan(view, info)
             capabilities = await self._stores.capabilities(route.destination.store, destination.bucket)
 
             async def write() -> Transferred:
@@ -214,7 +229,13 @@ class Settler:
         return await self._recorded(Settlement(result=_copied(route, source, destination, plan, done)))
 
     async def commit(
-        self, route: Route, key: str, destination: Place, plan: CopyPlan, write: Callable[[], Awaitable[Transferred]], fenced: bool
+        self,
+        route: Route,
+        key: str,
+        destination: Place,
+        plan: CopyPlan | SmallPlan,
+        write: Callable[[], Awaitable[Transferred]],
+        fenced: bool,
     ) -> Transferred:
         """Runs a write; recognises our own commit behind a lost answer; looks before and after where nothing fences it."""
         if not fenced:
@@ -328,6 +349,12 @@ class Settler:
             runs_in_flight=parts.runs_in_flight,
         )
 
+    def _small_plan(self, view: View, info: ObjectInfo) -> SmallPlan:
+        assert view.mapped is not None
+        copy_id, losses = new_copy_id(self._random), list(view.mapped.losses)
+        attributes = self._attributes(view, copy_id)
+        return SmallPlan(info.version, info.checksums, view.decision.condition, attributes, losses, copy_id, view.decision.reason)
+
     def _attributes(self, view: View, copy_id: str) -> Attributes:
         """The replica's attributes with the origin mark, which commits with the bytes."""
         info, mapped = view.source_info, view.mapped
@@ -346,7 +373,7 @@ class Settler:
         return replace(mapped.attributes, metadata=metadata)
 
 
-async def _recognised(route: Route, key: str, destination: Place, plan: CopyPlan) -> Transferred | None:
+async def _recognised(route: Route, key: str, destination: Place, plan: CopyPlan | SmallPlan) -> Transferred | None:
     """As `recognise`; removes the temporary parts of an upload whose commit was cut off before the store did."""
     found = await recognise(route, key, destination, plan)
     if found is not None and plan.upload_id:
@@ -355,7 +382,7 @@ async def _recognised(route: Route, key: str, destination: Place, plan: CopyPlan
     return found
 
 
-async def recognise(route: Route, key: str, destination: Place, plan: CopyPlan) -> Transferred | None:
+async def recognise(route: Route, key: str, destination: Place, plan: CopyPlan | SmallPlan) -> Transferred | None:
     """Our own commit of this plan, if that is what stands at the destination; else None."""
     info = await head_or_absent(destination)
     if info is None or info.size_bytes != plan.source.size_bytes:
@@ -367,7 +394,7 @@ async def recognise(route: Route, key: str, destination: Place, plan: CopyPlan) 
     return Transferred(info, info.checksums, level(source_compared=compared, destination_proved=compared), plan.source.size_bytes)
 
 
-def _copied(route: Route, source: Place, destination: Place, plan: CopyPlan, done: Transferred) -> ReplicateObjectResult:
+def _copied(route: Route, source: Place, destination: Place, plan: CopyPlan | SmallPlan, done: Transferred) -> ReplicateObjectResult:
     return ReplicateObjectResult(
         route=route.name,
         key=source.key,

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, column, create_engine, event, func, inspect, select, table
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select
 from sqlalchemy.exc import OperationalError
 
-from ledger.schema import HEAD
+from ledger.schema import HEAD, alembic_version, metadata
 from replication.errors import LedgerUnavailable
 
 BUSY_S = 10
@@ -79,11 +79,21 @@ def migrate(engine: Engine) -> str:
     with _migrating, writing(engine).begin() as connection:
         if is_postgres(connection):
             connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-        _upgrade(connection)
+        if not inspect(connection).get_table_names():
+            _create(connection)
+        elif _revision(connection) != HEAD:
+            upgrade(connection)
         return _revision(connection)
 
 
-def _upgrade(connection: Connection) -> None:
+def _create(connection: Connection) -> None:
+    """An empty database gets the newest tables at once: importing Alembic takes longer than many a pass."""
+    metadata.create_all(connection)
+    alembic_version.create(connection)
+    connection.execute(alembic_version.insert().values(version_num=HEAD))
+
+
+def upgrade(connection: Connection) -> None:
     """Alembic is imported here only: the other starts of a program do not wait for it."""
     from alembic import command
     from alembic.config import Config
@@ -100,7 +110,7 @@ def _upgrade(connection: Connection) -> None:
 def _revision(connection: Connection) -> str:
     if not inspect(connection).has_table("alembic_version"):
         return ""
-    return connection.execute(select(table("alembic_version", column("version_num")))).scalar() or ""
+    return connection.execute(select(alembic_version.c.version_num)).scalar() or ""
 
 
 def _prepare_postgres(connection: Any, _: Any) -> None:

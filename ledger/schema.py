@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, Index, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Float, Index, LargeBinary, MetaData, String, Table, Text
 
 HEAD = "0003"
 """The revision that these tables belong to."""
 
 metadata = MetaData()
+
+alembic_version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
+"""Alembic's own table, as Alembic makes it."""
 
 
 def _text(name: str) -> Column[str]:

@@ -11,6 +11,7 @@ mark therefore names the place it was written for (`replica`); anywhere else, or
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
@@ -34,6 +35,7 @@ MAX_TOKEN_BYTES = 80
 MAX_HOPS = 8
 
 _SAFE = "!#$&'()*+-./:;=?@^_`{|}~"
+_PLAIN = re.compile("[A-Za-z0-9" + re.escape(_SAFE) + "]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +146,7 @@ def _append_hop(hops: tuple[str, ...], location_id: str) -> tuple[str, ...]:
 
 
 def _quote(text: str) -> str:
-    return quote(text, safe=_SAFE, errors="replace")
+    return text if _PLAIN.fullmatch(text) else quote(text, safe=_SAFE, errors="replace")
 
 
 def _parse_crc(text: str) -> int | None:

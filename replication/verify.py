@@ -14,9 +14,8 @@ Companion = Literal["crc64nvme", "crc32"]
 
 def same_checksums(one: Checksums, other: Checksums) -> bool | None:
     """True or False when a kind is known on both sides (all such kinds must agree); None when none is."""
-    verdicts = [
-        getattr(one, kind) == getattr(other, kind) for kind in KINDS if getattr(one, kind) is not None and getattr(other, kind) is not None
-    ]
+    pairs = ((one.crc32c, other.crc32c), (one.crc64nvme, other.crc64nvme), (one.crc32, other.crc32), (one.md5, other.md5))
+    verdicts = [here == there for here, there in pairs if here is not None and there is not None]
     return all(verdicts) if verdicts else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 from replication.errors import IntegrityMismatch
-from stores.checksum import Digest, crc32c
+from stores.checksum import Digest
 
 
 class Body:
@@ -30,6 +30,8 @@ class Body:
         self.size_bytes = size_bytes
         self.digest = digest or Digest()
         self.known_crc32c = known_crc32c
+        self.whole: bytes | None = None
+        """All the bytes, where they are there already."""
         self._gathered: Digest | None = None
 
     @classmethod
@@ -40,8 +42,11 @@ class Body:
             if data:
                 yield data
 
-        body = cls(once(), len(data), known_crc32c=checked.crc32c if checked else crc32c(data))
-        body._gathered = checked
+        if checked is None:
+            checked = Digest()
+            checked.update(data)
+        body = cls(once(), len(data), known_crc32c=checked.crc32c)
+        body.whole, body._gathered = data, checked
         return body
 
     def result(self) -> Digest:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 
 class ByteBudget:
@@ -16,15 +14,35 @@ class ByteBudget:
         self._turn = asyncio.Lock()
         self._freed = asyncio.Event()
 
-    @asynccontextmanager
-    async def hold(self, size_bytes: int) -> AsyncIterator[None]:
+    def hold(self, size_bytes: int) -> Held:
+        return Held(self, size_bytes)
+
+    async def take(self, size_bytes: int) -> None:
+        if not self._turn.locked() and self.held_bytes + size_bytes <= self.limit_bytes:
+            self.held_bytes += size_bytes
+            return
         async with self._turn:
             while self.held_bytes and self.held_bytes + size_bytes > self.limit_bytes:
                 self._freed.clear()
                 await self._freed.wait()
             self.held_bytes += size_bytes
-        try:
-            yield
-        finally:
-            self.held_bytes -= size_bytes
-            self._freed.set()
+
+    def give_back(self, size_bytes: int) -> None:
+        self.held_bytes -= size_bytes
+        self._freed.set()
+
+
+class Held:
+    """A share of a budget, for the length of an `async with`."""
+
+    __slots__ = ("_budget", "_size_bytes")
+
+    def __init__(self, budget: ByteBudget, size_bytes: int) -> None:
+        self._budget = budget
+        self._size_bytes = size_bytes
+
+    async def __aenter__(self) -> None:
+        await self._budget.take(self._size_bytes)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._budget.give_back(self._size_bytes)

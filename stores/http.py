@@ -1,7 +1,9 @@
-"""The HTTP data plane under the S3 and GCS stores: one pooled aiohttp session, exact URLs, bounded waits, raw bytes.
+"""The HTTP data plane under the S3 and GCS stores: pooled connections, exact URLs, bounded waits, raw bytes.
 
-URLs are passed percent-encoded and are sent exactly so: nothing here normalises a path, follows a redirect or decodes
-a body. Failures to connect or to answer become errors of `replication/errors.py`; statuses are the caller's business.
+Bodies that are streamed pass through aiohttp; what is small enough to be held whole goes over connections of our own
+(`stores/connections.py`). URLs are passed percent-encoded and are sent exactly so: nothing here normalises a path,
+follows a redirect or decodes a body. Failures to connect or to answer become errors of `replication/errors.py`;
+statuses are the caller's business.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ import aiohttp
 import yarl
 
 from replication.errors import EndpointUnreachable, ServerFault, StoreTimeout
+from stores.answer import AnswerReader
+from stores.connections import CONNECT_TIMEOUT_S, ONE_WRITE, Connections, Unanswered
 
-CONNECT_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 25.0
 """Longest silence on a socket; below every heartbeat timeout, so that a stalled store is noticed here first."""
 MAX_ERROR_BODY = 64 * 1024
-ONE_WRITE = 64 * 1024
-"""Bytes of a body that go to the socket together with the head."""
+MAX_WHOLE = 8 << 20
+"""The largest body that is handed to a connection in one piece."""
 READS = ("GET", "HEAD")
 FAILURES = (TimeoutError, aiohttp.ClientError, ssl.SSLError, OSError)
 
@@ -37,6 +40,8 @@ class HttpPlane:
         self._connections = connections
         self._verify = verify
         self._session: aiohttp.ClientSession | None = None
+        self._lean = Connections(verify=verify)
+        self._turns = asyncio.Semaphore(connections)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -62,26 +67,56 @@ class HttpPlane:
         reaches the caller as itself."""
         failure: list[BaseException] = []
         try:
-            async with await self._answer(method, url, headers, data, idle_timeout_s, failure) as response:
+            async with self._turns, await self._answer(method, url, headers, data, idle_timeout_s, failure) as response:
                 yield response
         except FAILURES as error:
             raise (failure[0] if failure else connection_error(error)) from error
 
     async def exchange(
-        self, method: str, url: str, headers: Mapping[str, str], data: Data = None, *, max_body: int, idle_timeout_s: float | None = None
+        self,
+        method: str,
+        origin: str,
+        target: str,
+        headers: Mapping[str, str],
+        data: Data = None,
+        *,
+        max_body: int,
+        idle_timeout_s: float | None = None,
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """One request and its whole answer. Raises as `request`, and `ServerFault` for a body of more than `max_body` bytes."""
-        failure: list[BaseException] = []
-        try:
-            response = await self._answer(method, url, headers, data, idle_timeout_s, failure)
+        """One request to `target` of `https://host:port`, and its whole answer.
+
+        Raises as `request`, and `ServerFault` for a body of more than `max_body` bytes.
+        """
+        if not (data is None or isinstance(data, bytes)) or len(data or b"") > MAX_WHOLE:
+            return await self._exchange_streamed(method, origin + target, headers, data, max_body, idle_timeout_s)
+        idle_s = idle_timeout_s or IDLE_TIMEOUT_S
+        async with self._turns:
             try:
-                body = await _whole(response, max_body)
+                reader = await self._lean.exchange(method, origin, target, headers, data, max_body=max_body, idle_timeout_s=idle_s)
+            except Unanswered as error:
+                if method not in READS:
+                    raise connection_error(error) from error
+                reader = await self._asked_again(method, origin, target, headers, max_body, idle_s)
+        return reader.status, reader.headers, reader.body
+
+    async def _asked_again(
+        self, method: str, origin: str, target: str, headers: Mapping[str, str], max_body: int, idle_s: float
+    ) -> AnswerReader:
+        """The store had closed a pooled connection before an answer began: a read is asked once more."""
+        try:
+            return await self._lean.exchange(method, origin, target, headers, None, max_body=max_body, idle_timeout_s=idle_s, fresh=True)
+        except Unanswered as error:
+            raise connection_error(error) from error
+
+    async def _exchange_streamed(
+        self, method: str, url: str, headers: Mapping[str, str], data: Data, max_body: int, idle_timeout_s: float | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        async with self.request(method, url, headers, data, idle_timeout_s=idle_timeout_s) as response:
+            try:
+                return response.status, response.headers, await _whole(response, max_body)
             except BaseException:
                 response.close()
                 raise
-        except FAILURES as error:
-            raise (failure[0] if failure else connection_error(error)) from error
-        return response.status, response.headers, body
 
     async def _answer(
         self, method: str, url: str, headers: Mapping[str, str], data: Data, idle_timeout_s: float | None, failure: list[BaseException]
@@ -99,6 +134,7 @@ class HttpPlane:
             return await session.request(method, target, headers=headers, **options)
 
     async def close(self) -> None:
+        await self._lean.close()
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()

@@ -39,6 +39,9 @@ class Stores:
     async def capabilities(self, name: str, bucket: str, *, writable: bool = True) -> Capabilities:
         """What the endpoint does for this bucket; asked once, kept for a day. Raises like `Store.probe`."""
         slot = (name, bucket, writable)
+        fresh = self._probed.get(slot)
+        if fresh is not None and self._clock() - fresh[0] <= PROBE_VALID_S:
+            return fresh[1]
         async with self._probing.setdefault(slot, asyncio.Lock()):
             known = self._probed.get(slot)
             if known is None or self._clock() - known[0] > PROBE_VALID_S:

@@ -168,11 +168,7 @@ class S3Store(Store):
         if answer.failed:
             raise await self._told_by_get(bucket, key, answer)
         self._seen_at[bucket] = self._clock()
-        info = object_info(key, answer.headers)
-        if not tags:
-            return info
-        found = await self._tags(bucket, key, answer)
-        return replace(info, attributes=replace(info.attributes, tags=found))
+        return object_info(key, answer.headers, tags=await self._tags(bucket, key, answer) if tags else None)
 
     async def _absence(self, bucket: str, key: str, answer: Answer) -> ObjectError:
         """What a HEAD's 404 means. It has no body and so looks the same without key, bucket or permission: absence is
@@ -244,8 +240,7 @@ class S3Store(Store):
         if len(answer.body) != pin.size_bytes:
             raise IntegrityMismatch(f"the answer has {len(answer.body)} bytes, {pin.size_bytes} were asked for")
         self._seen_at[bucket] = self._clock()
-        info = object_info(key, answer.headers)
-        return replace(info, attributes=replace(info.attributes, tags=await self._tags(bucket, key, answer))), answer.body
+        return object_info(key, answer.headers, tags=await self._tags(bucket, key, answer)), answer.body
 
     def _read_error(self, answer: Answer, key: str) -> ObjectError:
         if not answer.failed:
@@ -269,6 +264,16 @@ class S3Store(Store):
 
     async def _upload(self, bucket: str, key: str, query: Mapping[str, str] | None, headers: dict[str, str], body: Body) -> Answer:
         """Sends a body, its CRC32C in a header or behind it, as the endpoint takes it."""
+        if body.whole is not None:
+            headers[CRC32C] = encode_crc(body.result().crc32c)
+            answer = await self._wire.send("PUT", bucket, key, query, headers, body.whole)
+        else:
+            answer = await self._upload_streamed(bucket, key, query, headers, body)
+        if answer.failed:
+            raise self._write_error(answer, key)
+        return answer
+
+    async def _upload_streamed(self, bucket: str, key: str, query: Mapping[str, str] | None, headers: dict[str, str], body: Body) -> Answer:
         mode, known, size = self._upload_checksum(bucket), body.known_crc32c, body.size_bytes
         data: bytes | AsyncIterator[bytes]
         payload = UNSIGNED_PAYLOAD
@@ -285,10 +290,7 @@ class S3Store(Store):
                 if known is not None:
                     headers[CRC32C] = encode_crc(known)
             headers.setdefault("content-length", str(size))
-            answer = await self._wire.send("PUT", bucket, key, query, headers, data, payload=payload)
-        if answer.failed:
-            raise self._write_error(answer, key)
-        return answer
+            return await self._wire.send("PUT", bucket, key, query, headers, data, payload=payload)
 
     def _upload_checksum(self, bucket: str) -> UploadChecksum:
         known = self._capabilities.get(bucket)
@@ -446,7 +448,7 @@ class S3Store(Store):
         answer = await self._upload(bucket, key, {"uploadId": upload_id, "partNumber": str(number)}, {}, body)
         told = decode_crc(answer.headers.get(CRC32C, "-"))
         verified = body.known_crc32c is not None or self._upload_checksum(bucket) in ("header", "trailer")
-        crc = told if told is not None else body.digest.crc32c if verified else None
+        crc = told if told is not None else body.result().crc32c if verified else None
         return Part(number, body.size_bytes, unquote_etag(answer.headers.get("ETag", "")), crc)
 
     async def copy_part(

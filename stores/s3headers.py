@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -93,8 +94,8 @@ def replace_headers(attributes: Attributes) -> dict[str, str]:
 # --- out of an answer ------------------------------------------------------------------------------------------------
 
 
-def object_info(key: str, headers: Mapping[str, str]) -> ObjectInfo:
-    """The object that a HEAD describes (tags not read). `headers` ignores case.
+def object_info(key: str, headers: Mapping[str, str], *, tags: dict[str, str] | None = None) -> ObjectInfo:
+    """The object that a HEAD describes, with its `tags` where they were read. `headers` ignores case.
 
     Raises `MetadataUnrepresentable` where S3 withholds metadata that no header can carry (`x-amz-missing-meta`).
     """
@@ -102,11 +103,11 @@ def object_info(key: str, headers: Mapping[str, str]) -> ObjectInfo:
         raise MetadataUnrepresentable("S3 withholds metadata that a header cannot carry (x-amz-missing-meta)")
     try:
         size = int(headers["Content-Length"])
-        modified = parsedate_to_datetime(headers["Last-Modified"])
+        modified = _parse_date(headers["Last-Modified"])
     except (KeyError, ValueError) as error:
         raise ServerFault("HEAD answered without a size or a time") from error
     version = Version(size, unquote_etag(headers.get("ETag", "")), version_id(headers), modified=modified)
-    return ObjectInfo(key, version, _attributes(headers), checksums(headers), _archived(headers))
+    return ObjectInfo(key, version, _attributes(headers, tags), checksums(headers), _archived(headers))
 
 
 def version_id(headers: Mapping[str, str]) -> str:
@@ -115,13 +116,19 @@ def version_id(headers: Mapping[str, str]) -> str:
     return "" if told == "null" else told
 
 
-def _attributes(headers: Mapping[str, str]) -> Attributes:
+@lru_cache(maxsize=1024)
+def _parse_date(text: str) -> datetime:
+    """Objects that were written together have the same time."""
+    return parsedate_to_datetime(text)
+
+
+def _attributes(headers: Mapping[str, str], tags: dict[str, str] | None) -> Attributes:
     values: dict[str, Any] = {field: _text(headers[header]) for field, header in _STANDARD if header in headers}
     values["content_encoding"] = stored_encoding(values.get("content_encoding", ""))
     metadata = {
         name[len(META) :].lower(): decode_header_value(_text(value)) for name, value in headers.items() if name[: len(META)].lower() == META
     }
-    return replace(Attributes(metadata=metadata), **values)
+    return Attributes(metadata=metadata, tags=tags, **values)
 
 
 def _text(value: str) -> str:

@@ -151,19 +151,20 @@ class S3Wire:
         idle_timeout_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer with its body unread, whatever its status. Header names are lower-case."""
-        url, signed = await self._signed(method, bucket, key, query, headers, payload)
-        async with self._plane.request(method, url, signed, data, idle_timeout_s=idle_timeout_s) as response:
+        origin, target, signed = await self._signed(method, bucket, key, query, headers, payload)
+        async with self._plane.request(method, origin + target, signed, data, idle_timeout_s=idle_timeout_s) as response:
             yield response
 
     async def _signed(
         self, method: str, bucket: str, key: str, query: Mapping[str, str] | None, headers: Mapping[str, str], payload: str
-    ) -> tuple[str, dict[str, str]]:
+    ) -> tuple[str, str, dict[str, str]]:
+        """Where the request goes (`https://host:port`, path and query) and its headers."""
         host, path = self._address.locate(bucket, key)
         asked = encode_query(query) if query else ""
         credentials = await self._credentials.current()
         plain = {**headers, **self._always} if self._always else headers
         signed = self._signer.sign(method, host, path, asked, plain, credentials, self._clock(), payload=payload)
-        return f"{self._address.scheme}://{host}{path or '/'}{'?' + asked if asked else ''}", signed
+        return f"{self._address.scheme}://{host}", f"{path or '/'}?{asked}" if asked else path or "/", signed
 
     async def send(
         self,
@@ -178,8 +179,10 @@ class S3Wire:
         idle_timeout_s: float | None = None,
     ) -> Answer:
         """One request and its whole answer, whatever its status; at most `MAX_DOCUMENT` bytes of body are taken."""
-        url, signed = await self._signed(method, bucket, key, query, headers, payload)
-        status, told, body = await self._plane.exchange(method, url, signed, data, max_body=MAX_DOCUMENT, idle_timeout_s=idle_timeout_s)
+        origin, target, signed = await self._signed(method, bucket, key, query, headers, payload)
+        status, told, body = await self._plane.exchange(
+            method, origin, target, signed, data, max_body=MAX_DOCUMENT, idle_timeout_s=idle_timeout_s
+        )
         return Answer(method, status, told, body)
 
     async def call(

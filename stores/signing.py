@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ UNSIGNED_PAYLOAD_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 
 _NOT_SIGNED = frozenset({"content-length", "expect", "transfer-encoding", "user-agent"})
 """Headers that belong to the connection and may change on the way."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.~/-]*")
+"""What stands in a path as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Credentials:
 
 def encode_key(key: str) -> str:
     """A key as the path of a URL: everything but unreserved characters and `/` percent-encoded, nothing normalised."""
-    return quote(key, safe="/")
+    return key if _PLAIN.fullmatch(key) else quote(key, safe="/")
 
 
 def encode_query(query: Mapping[str, str]) -> str:

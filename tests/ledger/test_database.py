@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import BigInteger, Column, Float, LargeBinary, MetaData, Table, Text, make_url, text
 
 from ledger import schema
-from ledger.engine import open_engine, writing
+from ledger.engine import open_engine, upgrade, writing
 from ledger.ledger import Ledger
 from ledger.rows import AuditEntry, Receipt
 from replication.errors import LedgerUnavailable
@@ -43,6 +43,15 @@ asyncio.run(main(*sys.argv[1:]))
 
 async def test_a_new_database_gets_the_tables_of_the_schema(ledger: Ledger, url: str) -> None:
     assert await ledger.migrate() == schema.HEAD
+    assert differences(url) == []
+
+
+async def test_the_migrations_from_an_empty_database_lead_to_the_same_tables(url: str) -> None:
+    engine = open_engine(url)
+    with writing(engine).begin() as connection:
+        upgrade(connection)
+    engine.dispose()
+
     assert differences(url) == []
 
 

@@ -37,33 +37,38 @@ async def plane() -> AsyncIterator[HttpPlane]:
     await plane.close()
 
 
-async def ask(plane: HttpPlane, scripted: Scripted, method: str, data: bytes | None = None) -> bytes:
+async def ask(plane: HttpPlane, scripted: Scripted, method: str, data: bytes | None = None, *, whole: bool = False) -> bytes:
     server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
     async with server:
-        port = server.sockets[0].getsockname()[1]
-        async with plane.request(method, f"http://127.0.0.1:{port}/x", {}, data) as response:
+        origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        if whole:
+            return (await plane.exchange(method, origin, "/x", {"host": "x"}, data, max_body=100))[2]
+        async with plane.request(method, origin + "/x", {}, data) as response:
             return await response.read()
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["streamed", "whole"])
 @pytest.mark.parametrize("method", ["PUT", "POST", "DELETE"])
-async def test_a_write_whose_answer_is_lost_is_sent_once(plane: HttpPlane, method: str) -> None:
+async def test_a_write_whose_answer_is_lost_is_sent_once(plane: HttpPlane, method: str, whole: bool) -> None:
     scripted = Scripted(drops=1)
     with pytest.raises(ServerFault):
-        await ask(plane, scripted, method, b"x" if method != "DELETE" else None)
+        await ask(plane, scripted, method, b"x" if method != "DELETE" else None, whole=whole)
 
     assert scripted.seen == [method]
 
 
-async def test_a_read_is_asked_once_more_when_the_connection_closed_before_an_answer(plane: HttpPlane) -> None:
+@pytest.mark.parametrize("whole", [False, True], ids=["streamed", "whole"])
+async def test_a_read_is_asked_once_more_when_the_connection_closed_before_an_answer(plane: HttpPlane, whole: bool) -> None:
     scripted = Scripted(drops=1)
 
-    assert await ask(plane, scripted, "GET") == b"ok"
+    assert await ask(plane, scripted, "GET", whole=whole) == b"ok"
     assert scripted.seen == ["GET", "GET"]
 
 
-async def test_a_read_that_fails_again_is_a_fault(plane: HttpPlane) -> None:
+@pytest.mark.parametrize("whole", [False, True], ids=["streamed", "whole"])
+async def test_a_read_that_fails_again_is_a_fault(plane: HttpPlane, whole: bool) -> None:
     scripted = Scripted(drops=2)
     with pytest.raises(ServerFault):
-        await ask(plane, scripted, "GET")
+        await ask(plane, scripted, "GET", whole=whole)
 
     assert scripted.seen == ["GET", "GET"]
