@@ -16,6 +16,7 @@ from replication.route_settings import LocationSettings
 from replication.routes import Route
 from stores.registry import Stores
 
+PAGE = 1_000
 PAGES_AHEAD = 3
 RECEIPTS_PER_PAGE = 5_000
 
@@ -59,15 +60,17 @@ class Ahead:
             await self._task
 
 
-async def joined(route: Route, stores: Stores, ledger: Ledger, prefix: str, keys: KeyRange) -> AsyncGenerator[list[Row], None]:
+async def joined(
+    route: Route, stores: Stores, ledger: Ledger, prefix: str, keys: KeyRange, page_size: int = PAGE
+) -> AsyncGenerator[list[Row], None]:
     """Batches of (key below the route's prefix, source, replica, receipt) of a range, in key order.
 
     The destination is asked first: an object that comes into being meanwhile then looks like one without a replica, never
     like a replica without a source. Raises whatever a listing raises; what came before is right all the same.
     """
     sides = [
-        Ahead(_listed(stores, route.destination, prefix, keys)),
-        Ahead(_listed(stores, route.source, prefix, keys)),
+        Ahead(_listed(stores, route.destination, prefix, keys, page_size)),
+        Ahead(_listed(stores, route.source, prefix, keys, page_size)),
         Ahead(_receipts(ledger, route, prefix, keys)),
     ]
     replica, source, receipt = (side.stream for side in sides)
@@ -84,10 +87,10 @@ async def joined(route: Route, stores: Stores, ledger: Ledger, prefix: str, keys
             await side.close()
 
 
-async def _listed(stores: Stores, location: LocationSettings, prefix: str, keys: KeyRange) -> AsyncIterator[Page]:
+async def _listed(stores: Stores, location: LocationSettings, prefix: str, keys: KeyRange, page_size: int) -> AsyncIterator[Page]:
     cut = len(location.prefix)
     start = location.prefix + keys.after if keys.after else ""
-    pages = stores.get(location.store).list_objects(location.bucket, location.prefix + prefix, start_after=start)
+    pages = stores.get(location.store).list_objects(location.bucket, location.prefix + prefix, start_after=start, page_size=page_size)
     async for page in pages:
         names = [entry.key[cut:] for entry in page]
         count = _up_to(names, keys.up_to)

@@ -13,7 +13,7 @@ from typing import Any
 
 from activities._progress import pulse
 from activities.gate import Gate
-from activities.listings import joined
+from activities.listings import PAGE, joined
 from activities.outcomes import Outcomes
 from activities.scan_order import Done, Order, Slot, large_bytes
 from ledger.ledger import Ledger
@@ -71,7 +71,8 @@ class Scan:
         """Joins the sequences from the cursor on, until the range ends or the stretch is long enough."""
         keys = self._asked.keys.model_copy(update={"after": self._result.cursor or self._asked.keys.after})
         looked_at = 0
-        async with aclosing(joined(self._route, self._stores, self._ledger, self._asked.filters.prefix, keys)) as rows:
+        asked, size = self._asked, min(PAGE, self._asked.max_keys)
+        async with aclosing(joined(self._route, self._stores, self._ledger, asked.filters.prefix, keys, size)) as rows:
             async for batch in rows:
                 pulse().touch()
                 await self._take(batch)

@@ -8,6 +8,8 @@ from stores.base import Store
 LAST = "\U0010ffff"
 """Sorts behind every other character."""
 MAX_PROBES = 200
+EACH_ONE = 32
+"""So many next characters are found one by one; then ever more are skipped at a time: an alphabet may have thousands."""
 
 
 class Splitter:
@@ -24,7 +26,7 @@ class Splitter:
         """At most `pieces - 1` bounds, in order, that cut the range of keys that start with `narrow` where they differ."""
         self._narrow = narrow
         found = await self._branches(keys.after, keys.up_to)
-        while len(found) < pieces and self._probes < MAX_PROBES:
+        while 2 * len(found) < pieces and self._probes < MAX_PROBES:
             finer: list[str] = []
             for number, branch in enumerate(found):
                 start = found[number - 1] + LAST if number else keys.after
@@ -43,7 +45,7 @@ class Splitter:
         found, start = list[str](), first
         while self._probes < MAX_PROBES:
             found.append(start[: len(common) + 1])
-            following = await self._next(found[-1] + LAST, up_to)
+            following = await self._next(_behind(found[-1], 2 ** (len(found) // EACH_ONE)), up_to)
             if following is None:
                 break
             start = following
@@ -69,6 +71,14 @@ class Splitter:
             key = page[0].key[len(self._prefix) :]
             return key if not up_to or key <= up_to else None
         return None
+
+
+def _behind(branch: str, step: int) -> str:
+    """Behind everything that begins with `branch`, or with it and the next characters after it, `step` in all."""
+    if not branch:
+        return LAST
+    code = min(ord(branch[-1]) + step - 1, 0x10FFFE)
+    return branch[:-1] + chr(0xE000 if 0xD800 <= code < 0xE000 else code) + LAST
 
 
 def _spread(branches: list[str], count: int) -> list[str]:

@@ -146,6 +146,8 @@ class PassInput(Payload):
     since_last: bool = False
     """Mode `verify`: only what changed since the last finished verification of the whole route began, if there was one."""
     limits: LimitUpdate = LimitUpdate()
+    stretch: int = 50_000
+    """Keys that one scan looks at before its partition counts them and may share what is left."""
 
 
 class PassProgress(Payload):

@@ -21,6 +21,8 @@ with workflow.unsafe.imports_passed_through():
 
 OBJECTS_AT_ONCE = 16
 MANIFESTS_AT_ONCE = 100
+LOOKS_AT_OPEN = 6
+"""How often a pass comes back to an object whose workflow was open already, over a minute; then it goes on without it."""
 MANIFEST_PATIENCE_S = 300.0
 """How long a pass waits for a manifest that waits for others; it goes on without the pass."""
 
@@ -102,7 +104,10 @@ class ReconcilePartition:
 
     async def _replicated(self, key: str) -> ReplicateObjectResult | None:
         """How the object's own workflow ended; None for one that goes on without the pass."""
-        handle = await self._started(key)
+        handle, waits = await self._started(key), 0
+        while handle is None and waits < LOOKS_AT_OPEN:
+            await workflow.sleep(2**waits, summary="an event's workflow is at it")
+            handle, waits = await self._started(key), waits + 1
         if handle is None:
             return None
         patience = MANIFEST_PATIENCE_S if self._scan.phase == "manifests" else None

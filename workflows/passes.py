@@ -47,7 +47,6 @@ OPEN_PARTITIONS = 8
 MAX_PARTITIONS = 400
 FIRST_STRETCH = 20_000
 """Keys that the first scan looks at before the rest is split: a small route needs no more than that."""
-STRETCH = 50_000
 HELD_LOOK_S = 900.0
 
 
@@ -205,7 +204,7 @@ class Pass:
             certificate=self._input.certificate,
             keys=keys,
             number=number,
-            max_keys=FIRST_STRETCH if first else STRETCH,
+            max_keys=min(FIRST_STRETCH, self._input.stretch) if first else self._input.stretch,
         )
         handle = await workflow.start_child_workflow(
             "ReconcilePartition",

@@ -7,6 +7,8 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
+import pytest
+
 from activities.gate import Gate
 from activities.outcomes import Repair
 from activities.passes import nothing_recorded
@@ -23,7 +25,6 @@ from stores.memory import MemoryStore
 from stores.registry import Stores
 from tests.ledgers import ledger_url
 
-SCANS = 1000
 OBJECTS = 24
 PAGE = 5
 FAULTS = ["missing page", "missing keys", "cut short", "error", "twice", "backwards", "empty", "first page again", "none"]
@@ -65,7 +66,8 @@ class Lying(MemoryStore):
                 return pages
 
 
-async def test_no_defective_scan_deletes_the_replica_of_an_object_that_exists() -> None:
+@pytest.mark.parametrize("scans", [200, pytest.param(1000, marks=pytest.mark.soak)])
+async def test_no_defective_scan_deletes_the_replica_of_an_object_that_exists(scans: int) -> None:
     settings = parse_settings(
         {
             "ledger": ledger_url(),
@@ -91,16 +93,16 @@ async def test_no_defective_scan_deletes_the_replica_of_an_object_that_exists() 
     assert await passed(settings, stores, ledger, 0) == ("copied", OBJECTS)
 
     ends = Counter[str]()
-    for scan in range(1, SCANS + 1):
+    for scan in range(1, scans + 1):
         source.fault, destination.fault = random.Random(scan).choice(FAULTS), random.Random(f"destination {scan}").choice(FAULTS)
         end, deleted = await passed(settings, stores, ledger, scan)
         ends[end] += 1
         assert deleted == 0, (scan, source.fault, destination.fault)
         assert sum([len(page) async for page in MemoryStore.list_objects(destination, "two")]) == OBJECTS
     await ledger.close()
-    assert ends["aborted"] > SCANS / 10, "listings that break off or go back were noticed"
-    assert ends["looked at again"] > SCANS / 10, "replicas that seemed to have no source were looked at again"
-    assert ends["held"] > SCANS / 20, "a source that suddenly lists nothing is held"
+    assert ends["aborted"] > scans / 10, "listings that break off or go back were noticed"
+    assert ends["looked at again"] > scans / 10, "replicas that seemed to have no source were looked at again"
+    assert ends["held"] > scans / 20, "a source that suddenly lists nothing is held"
 
 
 async def passed(settings: Settings, stores: Stores, ledger: Ledger, number: int) -> tuple[str, int]:
