@@ -67,6 +67,24 @@ async def test_one_pass_converges_when_every_notification_was_lost(s3: S3Side, s
         assert await rig.holds(key.removeprefix(rig.before), data), key
 
 
+async def test_a_pass_without_changes_needs_nothing_but_listings(s3: S3Side, s3b: S3Side, make_rig: MakeRig) -> None:
+    """Counted at both ends: no HEAD, no GET of an object, no write."""
+    rig = await make_rig(s3, s3b)
+    assert rig.reading is not None
+    assert rig.writing is not None
+    await put_all(s3, {f"{rig.before}{number:03d}": noise(100) for number in range(120)})
+    async with rig.worker():
+        assert (await reconcile(rig)).counters.copied == 120
+        rig.reading.log.clear()
+        rig.writing.log.clear()
+        result = await reconcile(rig)
+    assert (result.counters.copied, result.counters.skipped) == (0, 120)
+    for proxy in (rig.reading, rig.writing):
+        others = [seen for seen in proxy.log if "list-type=2" not in seen.target]
+        assert others == [], others[:3]
+        assert len(proxy.log) > 0
+
+
 async def test_throttling_slows_a_pass_down_and_stops_nothing(s3: S3Side, s3b: S3Side, make_rig: MakeRig) -> None:
     """R34: three of ten writes are answered with SlowDown."""
     rig, chance = await make_rig(s3, s3b), random.Random(34)

@@ -1,4 +1,4 @@
-"""What `ReplicateObject` and `Housekeeping` can live through, each as a run on a real server between memory stores.
+"""What `ReplicateObject`, passes and `Housekeeping` can live through, each as a run on a real server between memory stores.
 
 Faults are made by stores that refuse on purpose: a real server cannot be made to fail at exactly one call.
 """
@@ -14,7 +14,9 @@ from typing import Any
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from replication.errors import EndpointUnreachable, PreconditionFailed, ServerFault
+from replication.ids import partition_id, reconcile_id
 from replication.models import ANY, Attributes, HousekeepingInput, ObjectInfo, Part, Version
+from replication.passes import LimitUpdate, PassInput, PassResult
 from stores.body import Body
 from stores.memory import MemoryStore
 from tests.lab import Lab, make_lab
@@ -228,6 +230,32 @@ async def housekeeping(client: Client) -> Handles:
     return [handle]
 
 
+async def a_pass(client: Client) -> Handles:
+    """Small objects, one that needs a workflow, one that fails, and one whose source is gone; paused and limited on the way."""
+    source, destination = stores()
+    lab = make_lab(client, source, destination, deletes="mirror", parts=PARTS)
+    for number in range(3):
+        await seed(source, b"small", f"k{number}")
+    await seed(source, os.urandom(9 * MIB), "large")
+    async with lab.worker():
+        first = await start_pass(lab)
+        await first.execute_update("pause")
+        await first.execute_update("limit", LimitUpdate(requests_per_s=1000))
+        await first.execute_update("resume")
+        await first.result()
+        await source.delete("src", "k1", (await source.head("src", "k1")).version)
+        second = await start_pass(lab)
+        await second.result()
+    runs = [client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id) for handle in (first, second)]
+    return [*runs, client.get_workflow_handle(partition_id("repair", lab.route, 0))]
+
+
+async def start_pass(lab: Lab) -> WorkflowHandle[Any, PassResult]:
+    return await lab.client.start_workflow(
+        "ReconcileRoute", PassInput(route=lab.route), id=reconcile_id(lab.route), task_queue=lab.queue, result_type=PassResult
+    )
+
+
 async def on_phase(lab: Lab, handle: Any, phase: str) -> bool:
     return await lab.phase(handle) == phase
 
@@ -258,6 +286,7 @@ SCENARIOS: dict[str, tuple[Scenario, str]] = {
     "blocked": (blocked, "WORKFLOW_EXECUTION_FAILED"),
     "quarantined": (quarantined, "MARKER_RECORDED"),
     "continued": (continued, "WORKFLOW_EXECUTION_CONTINUED_AS_NEW"),
+    "pass": (a_pass, "WORKFLOW_EXECUTION_COMPLETED"),
     "housekeeping": (housekeeping, "WORKFLOW_EXECUTION_COMPLETED"),
 }
 """Name -> (the run, an event that its first history must hold)."""
