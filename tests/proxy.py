@@ -248,6 +248,10 @@ class _Connection:
             # One side went away: the other sees the end of its connection too.
             pass
         finally:
+            # Both at once and without waiting first: whoever cancels this meanwhile must not leave one open.
+            for wire in (self._client, self._server):
+                if wire is not None:
+                    wire.writer.close()
             await self.drop_server()
             await self._client.close()
 

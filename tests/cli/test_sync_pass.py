@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from pathlib import Path
 
@@ -30,7 +31,7 @@ async def test_ctrl_c_stops_and_running_again_goes_on(tmp_path: Path) -> None:
     child = site.launch("starter.py", "sync", str(source), str(destination), "--requests", "60/s", "--json", variables=state)
     await eventually(lambda: len(contents(destination)) > 20, 60)
     child.send_signal(signal.SIGINT)
-    await eventually(lambda: child.poll() is not None, 60)
+    await asyncio.to_thread(child.communicate)
     assert child.returncode == 130
     assert 20 < len(contents(destination)) < 300
 
