@@ -8,6 +8,8 @@ from stores.base import Store
 LAST = "\U0010ffff"
 """Sorts behind every other character."""
 MAX_PROBES = 200
+PROBED = 10
+"""Keys that a probe asks for: endpoints that list folder by folder need a few to know which one comes first."""
 
 
 class Splitter:
@@ -64,7 +66,7 @@ class Splitter:
         """The first key of the range behind `after`."""
         self._probes += 1
         start = self._prefix + after if after else ""
-        pages = self._store.list_objects(self._bucket, self._prefix + self._narrow, start_after=start)
+        pages = self._store.list_objects(self._bucket, self._prefix + self._narrow, start_after=start, page_size=PROBED)
         async for page in pages:
             key = page[0].key[len(self._prefix) :]
             return key if not up_to or key <= up_to else None

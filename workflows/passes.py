@@ -46,7 +46,9 @@ with workflow.unsafe.imports_passed_through():
 OPEN_PARTITIONS = 8
 MAX_PARTITIONS = 400
 FIRST_STRETCH = 20_000
-"""Keys that the first scan looks at before the rest is split: a small route needs no more than that."""
+QUICK_S = 10.0
+"""The first scan looks at so many keys, and at as many as so many seconds allow, before the rest is split: a small route, or
+one where little has changed, needs no more than that."""
 STRETCH = 50_000
 HELD_LOOK_S = 900.0
 
@@ -199,6 +201,7 @@ class Pass:
             keys=keys,
             number=number,
             max_keys=FIRST_STRETCH if first else STRETCH,
+            quick_s=QUICK_S if first else 0.0,
         )
         handle = await workflow.start_child_workflow(
             "ReconcilePartition",
