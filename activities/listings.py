@@ -105,13 +105,15 @@ async def _receipts(ledger: Ledger, route: Route, prefix: str, keys: KeyRange) -
     after = max(route.source.prefix + keys.after if keys.after else "", _just_before(start))
     before = route.source.prefix + keys.up_to + "\0" if keys.up_to else None
     while True:
-        page = await ledger.range(route.name, after=after, before=before, limit=RECEIPTS_PER_PAGE)
-        kept = [receipt for receipt in page if receipt.key.startswith(start)]
-        if kept:
-            yield [receipt.key[cut:] for receipt in kept], [(r.source_listed, r.destination_listed) for r in kept]
-        if len(page) < RECEIPTS_PER_PAGE or not page[-1].key.startswith(start):
+        found, tokens = await ledger.tokens(route.name, after=after, before=before, limit=RECEIPTS_PER_PAGE)
+        kept = [number for number, key in enumerate(found) if key.startswith(start)]
+        if len(kept) == len(found):
+            yield [key[cut:] for key in found] if cut else found, tokens
+        elif kept:
+            yield [found[number][cut:] for number in kept], [tokens[number] for number in kept]
+        if len(found) < RECEIPTS_PER_PAGE or not found[-1].startswith(start):
             return
-        after = page[-1].key
+        after = found[-1]
 
 
 def _up_to(names: list[str], last: str) -> int:

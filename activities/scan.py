@@ -8,6 +8,7 @@ manifests are only named: they need a workflow each. Replicas without a source a
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -23,7 +24,7 @@ from replication.errors import UnknownKind
 from replication.globs import compile_globs
 from replication.merge import Row
 from replication.models import ListedObject
-from replication.passes import Counters, ScanInput, ScanResult
+from replication.passes import Counters, Filters, ScanInput, ScanResult
 from replication.routes import Route
 from stores.registry import Stores
 
@@ -53,6 +54,8 @@ class Scan:
         self._ended = False
         self._include, self._exclude = compile_globs(tuple(asked.filters.include)), compile_globs(tuple(asked.filters.exclude))
         self._plain = self._include is None and self._exclude is None and route.takes_every_key
+        whole = asked.filters == Filters(prefix=asked.filters.prefix) and route.rules is None and asked.phase == "objects"
+        self._takes_all = self._plain and whole and asked.mode != "verify"
 
     async def run(self) -> ScanResult:
         """Raises what a listing or the ledger raises, once everything under way is recorded or given up."""
@@ -70,14 +73,14 @@ class Scan:
     async def _read(self) -> None:
         """Joins the sequences from the cursor on, until the range ends or the stretch is long enough."""
         keys = self._asked.keys.model_copy(update={"after": self._result.cursor or self._asked.keys.after})
-        looked_at = 0
+        looked_at, quick_until = 0, time.monotonic() + self._asked.quick_s
         asked, size = self._asked, min(PAGE, self._asked.max_keys)
         async with aclosing(joined(self._route, self._stores, self._ledger, asked.filters.prefix, keys, size)) as rows:
             async for batch in rows:
                 pulse().touch()
                 await self._take(batch)
                 looked_at += len(batch)
-                if looked_at >= self._asked.max_keys or self._is_laden():
+                if (looked_at >= self._asked.max_keys and time.monotonic() >= quick_until) or self._is_laden():
                     return
             self._ended = True
 
@@ -90,9 +93,12 @@ class Scan:
         idle, last = Done(), ""
         for below, source, replica, receipt in batch:
             last = below
+            verdict = compare(source, replica, receipt, *self._kinds)
+            if verdict == "equal" and self._takes_all:
+                idle.skip(source.version.size_bytes)
+                continue
             if not self._concerns(below, source, replica):
                 continue
-            verdict = compare(source, replica, receipt, *self._kinds)
             if verdict == "missing" and not self._is_told(below):
                 verdict = "look"
             seen = _seen(source, replica)

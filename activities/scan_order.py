@@ -34,6 +34,12 @@ class Done:
             self.counters[name] = self.counters.get(name, 0) + number
         return self
 
+    def skip(self, size_bytes: int) -> None:
+        """Counts an object that is right already."""
+        counters = self.counters
+        for name, number in (("listed", 1), ("bytes_listed", size_bytes), ("replicas", 1), ("skipped", 1)):
+            counters[name] = counters.get(name, 0) + number
+
     @property
     def is_empty(self) -> bool:
         return not self.counters and not (self.pending or self.forgotten or self.findings or self.large or self.parked or self.receipts)

@@ -10,6 +10,8 @@ LAST = "\U0010ffff"
 MAX_PROBES = 200
 EACH_ONE = 32
 """So many next characters are found one by one; then ever more are skipped at a time: an alphabet may have thousands."""
+PROBED = 10
+"""Keys that a probe asks for: endpoints that list folder by folder need a few to know which one comes first."""
 
 
 class Splitter:
@@ -66,7 +68,7 @@ class Splitter:
         """The first key of the range behind `after`."""
         self._probes += 1
         start = self._prefix + after if after else ""
-        pages = self._store.list_objects(self._bucket, self._prefix + self._narrow, start_after=start)
+        pages = self._store.list_objects(self._bucket, self._prefix + self._narrow, start_after=start, page_size=PROBED)
         async for page in pages:
             key = page[0].key[len(self._prefix) :]
             return key if not up_to or key <= up_to else None

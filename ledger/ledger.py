@@ -61,6 +61,12 @@ class Ledger:
         """Receipts with after < key < before; None is no bound."""
         return await self._read(queries.receipt_range, route, after, before, limit)
 
+    async def tokens(
+        self, route: str, *, after: str = "", before: str | None = None, limit: int = 10_000
+    ) -> tuple[list[str], list[tuple[str, str]]]:
+        """As `range`: only the keys, and what listings show of both versions of each."""
+        return await self._read(queries.token_range, route, after, before, limit)
+
     async def receipt_count(self, route: str) -> int:
         return await self._read(queries.receipt_count, route)
 

@@ -19,6 +19,15 @@ def find_receipt(connection: Connection, route: str, key: str) -> Receipt | None
     return row if row is None else _receipt(row)
 
 
+def token_range(connection: Connection, route: str, after: str, before: str | None, limit: int) -> tuple[list[str], list[tuple[str, str]]]:
+    columns = receipts.c.key, receipts.c.source_listed, receipts.c.destination_listed
+    query = select(*columns).where(receipts.c.route == route, receipts.c.key > encode_key(after)).order_by(receipts.c.key).limit(limit)
+    if before is not None:
+        query = query.where(receipts.c.key < encode_key(before))
+    rows = connection.execute(query).all()
+    return [decode_key(row[0]) for row in rows], [(row[1], row[2]) for row in rows]
+
+
 def receipt_range(connection: Connection, route: str, after: str, before: str | None, limit: int) -> list[Receipt]:
     query = select(receipts).where(receipts.c.route == route, receipts.c.key > encode_key(after)).order_by(receipts.c.key).limit(limit)
     if before is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from operator import lt
 from typing import Any
 
 Row = tuple[str, Any, Any, Any]
@@ -20,11 +21,11 @@ class Stream:
 
     def feed(self, keys: Sequence[str], items: Sequence[Any]) -> None:
         """Appends a page. ValueError for keys that repeat or go back: such a stream proves nothing."""
-        last = self._keys[-1] if self._keys else None
-        for key in keys:
-            if last is not None and key <= last:
-                raise ValueError(f"not in byte order: {key!r} after {last!r}")
-            last = key
+        before = [self._keys[-1], *keys[:-1]] if self._keys else keys[:-1]
+        after = keys if self._keys else keys[1:]
+        if not all(map(lt, before, after)):
+            broken = next((one, two) for one, two in zip(before, after, strict=True) if one >= two)
+            raise ValueError(f"not in byte order: {broken[1]!r} after {broken[0]!r}")
         self._keys.extend(keys)
         self._items.extend(items)
 

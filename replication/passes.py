@@ -207,6 +207,8 @@ class ScanInput(Payload):
     found: int = 0
     """Differences told so far in this partition."""
     max_keys: int = 100_000
+    quick_s: float = 0.0
+    """Beyond `max_keys` it goes on until it has taken so long."""
 
 
 class ScanResult(Payload):

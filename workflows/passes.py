@@ -46,7 +46,9 @@ with workflow.unsafe.imports_passed_through():
 OPEN_PARTITIONS = 8
 MAX_PARTITIONS = 400
 FIRST_STRETCH = 20_000
-"""Keys that the first scan looks at before the rest is split: a small route needs no more than that."""
+QUICK_S = 10.0
+"""The first scan looks at so many keys, and at as many as so many seconds allow, before the rest is split: a small route, or
+one where little has changed, needs no more than that."""
 HELD_LOOK_S = 900.0
 
 
@@ -205,6 +207,7 @@ class Pass:
             keys=keys,
             number=number,
             max_keys=min(FIRST_STRETCH, self._input.stretch) if first else self._input.stretch,
+            quick_s=QUICK_S if first and self._input.stretch >= FIRST_STRETCH else 0.0,
         )
         handle = await workflow.start_child_workflow(
             "ReconcilePartition",

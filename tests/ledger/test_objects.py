@@ -37,7 +37,7 @@ async def test_keys_are_compared_as_bytes(ledger: Ledger) -> None:
 
 
 async def test_a_range_is_in_the_order_of_bytes_and_leaves_its_ends_out(ledger: Ledger) -> None:
-    await ledger.record(receipts=[Receipt(route, key, "v", "d") for key in KEYS for route in ("q", "r", "s")])
+    await ledger.record(receipts=[Receipt(route, key, "v", "d", "s", route) for key in KEYS for route in ("q", "r", "s")])
     ordered = sorted(KEYS, key=lambda key: key.encode("utf-8", "surrogatepass"))
 
     async def keys(**bounds: Any) -> list[str]:
@@ -50,6 +50,8 @@ async def test_a_range_is_in_the_order_of_bytes_and_leaves_its_ends_out(ledger: 
     while page := await keys(after=paged[-1] if paged else "", limit=3):
         paged += page
     assert paged == ordered
+    assert await ledger.tokens("r", after=ordered[2], before=ordered[6]) == (ordered[3:6], [("s", "r")] * 3)
+    assert await ledger.tokens("r", after="ab", before="a") == ([], [])
 
 
 async def test_forgotten_receipts_are_gone(ledger: Ledger) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from replication.errors import MetadataUnrepresentable, ServerFault
@@ -11,7 +13,7 @@ from stores.s3headers import attribute_headers, checksums, condition_headers, ob
 from stores.s3list import level_marker
 from stores.s3probe import unkept_key
 from stores.s3wire import Address, framed_bytes, framed_length, trailer_headers
-from stores.s3xml import complete_document, parse_error, parse_listing, parse_parts, parse_tags, parse_versioning
+from stores.s3xml import ListingPage, complete_document, parse_error, parse_listing, parse_parts, parse_tags, parse_versioning
 
 NS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 ENTRY = "<Contents><Key>{}</Key><Size>1</Size><ETag>&quot;e&quot;</ETag><LastModified>2026-01-02T03:04:05.678Z</LastModified></Contents>"
@@ -57,6 +59,33 @@ def test_keys_are_decoded_only_where_the_answer_says_that_they_are_encoded() -> 
 def test_what_is_no_listing_is_a_fault_and_never_an_empty_listing(body: bytes) -> None:
     with pytest.raises(ServerFault):
         parse_listing(body)
+
+
+VALUES = {"Key": ["a", "a/b c", "a+b%2F", "é", "a&amp;b", " ", "", "a\nb", "&#10;"], "Size": ["0", "7", "-1", "x", "", "0x1"],
+          "ETag": ['"e"', "&quot;e&quot;", "&#34;e-2&#34;", "", "e&lt;", "e"], "LastModified": ["2026-01-02T03:04:05Z", "soon"],
+          "StorageClass": ["STANDARD", "", "odd one"], "Owner": ["<ID>me</ID>", "me"], "ChecksumAlgorithm": ["CRC32C"]}  # fmt: skip
+ENTRIES = st.lists(st.fixed_dictionaries({}, optional={name: st.sampled_from(texts) for name, texts in VALUES.items()}), max_size=4)
+USUAL = {"Key": "k", "Size": "1", "ETag": '"e"', "LastModified": "2026-01-02T03:04:05Z", "StorageClass": "STANDARD"}
+BETWEEN = st.sampled_from(["", "", "", "\n", "<CommonPrefixes><Prefix>p/</Prefix></CommonPrefixes>", "<!-- x -->", "<Contents/>"])
+
+
+@given(entries=ENTRIES, usual=st.booleans(), between=BETWEEN, encoded=st.booleans(), cut=st.integers(0, 5))
+def test_a_listing_read_quickly_is_what_the_strict_parser_reads(
+    entries: list[dict[str, str]], usual: bool, between: str, encoded: bool, cut: int
+) -> None:
+    whole = [{**USUAL, **entry} if usual else entry for entry in entries]
+    told = ["".join(f"<{name}>{text}</{name}>" for name, text in entry.items()) for entry in whole]
+    body = listing("<EncodingType>url</EncodingType>" * encoded + between.join(f"<Contents>{entry}</Contents>" for entry in told))
+    body = body[: len(body) - cut]
+
+    assert read(body) == read(b"<!-- -->" + body.partition(b"?>")[2])
+
+
+def read(body: bytes) -> ListingPage | str:
+    try:
+        return parse_listing(body)
+    except ServerFault:
+        return "fault"
 
 
 def test_an_error_document_is_read_and_anything_else_is_none() -> None:
