@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
@@ -24,6 +25,10 @@ from embedded.pubsub import PubSubEmulator
 from embedded.seaweedfs import SeaweedFS
 from embedded.server import Server, ServerMissingError
 from embedded.temporal import TemporalServer
+
+# Two processes and several servers share the cores: how long one example takes says nothing about the code.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 

@@ -39,7 +39,7 @@ async def test_retry_of_one_reason_copies_what_that_cure_heals_and_leaves_the_re
     keys = [line["key"] for line in retried.documents]
     assert curable in keys
     assert hopeless not in keys
-    await eventually(lambda: (shelf / token).exists() and (shelf / token).read_bytes() == b"x", 20.0)
+    await eventually(lambda: (shelf / token).exists() and (shelf / token).read_bytes() == b"x", 60.0)
 
 
 async def test_retry_after_the_bucket_was_made_copies_the_object(make_site: MakeSite, s3: S3Side, s3b: S3Side, new_key: PutKey) -> None:
@@ -72,7 +72,7 @@ async def test_retry_replays_what_only_the_quarantine_knows_each_key_once(make_s
     await lane.remove(3)
     await _forget_workflows_of(lane, keys[1])
     retried = await lane.starter("retry")
-    await eventually(lambda: _no_quarantine(lane), 20.0, interval_s=0.3)
+    await eventually(lambda: _no_quarantine(lane), 60.0, interval_s=0.3)
     again = await lane.starter("retry", json=False)
 
     assert (retried.code, retried.stderr) == (0, "")
@@ -89,7 +89,7 @@ async def _forget_workflows_of(lane: Lane, key: str) -> None:
     async def forgotten() -> bool:
         return (await lane.starter("explain", key)).document["workflow"]["last"] is None
 
-    await eventually(forgotten, 20.0, interval_s=0.3)
+    await eventually(forgotten, 60.0, interval_s=0.3)
 
 
 async def _no_quarantine(lane: Lane) -> bool:
