@@ -19,7 +19,7 @@ from tests.poll import eventually
 
 CODES = frozenset({0, 1, 2, 3, 130})
 """Every exit code that the documents know."""
-COMMAND_S = 60.0
+COMMAND_S = 120.0
 READY_S = 40.0
 RETRIES = {"error_delay": 0.05, "timeout_delay": 0.05}
 
