@@ -13,6 +13,7 @@ from benchmarks.events import events
 from benchmarks.lab import BenchLab, bench_lab
 from benchmarks.ledger import ledger
 from benchmarks.objects import Row, objects
+from benchmarks.passes import passes
 
 TABLE = Path(__file__).parent.parent / "docs" / "BENCHMARKS.md"
 HEADING = "| case | program | wall | rate | CPU | peak memory | time of this / time of drayage |\n|---|---|---|---|---|---|---|"
@@ -29,6 +30,7 @@ def table(rows: list[Row]) -> str:
 
 
 CASES: dict[str, Callable[[BenchLab, int], Awaitable[list[Row]]]] = {
+    "passes": lambda lab, rounds: passes(lab, rounds=rounds),
     "objects": lambda lab, rounds: objects(lab, rounds=rounds),
     "events": lambda lab, rounds: events(lab),
 }
@@ -37,7 +39,7 @@ WITHOUT_LAB: dict[str, Callable[[], Awaitable[list[Row]]]] = {"ledger": ledger}
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved runs of each program, for objects (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved runs of each program, for passes and objects (default: 3)")
     parser.add_argument("--only", choices=[*CASES, *WITHOUT_LAB], help="one of the tables (default: all)")
     parser.add_argument("--write", action="store_true", help="keep the tables in docs/BENCHMARKS.md")
     options = parser.parse_args()

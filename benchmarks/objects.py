@@ -66,10 +66,10 @@ async def _bulk(
         check_equal(lab, bucket, destination, len(keys))
         if against == "no-op workflow":
             runs.setdefault("no-op workflow", []).append(await noop_usage(lab, keys))
-    return _rows(case, runs, rate, against)
+    return rows_of(case, runs, rate, against)
 
 
-def _rows(case: str, runs: dict[str, list[Usage]], rate: Callable[[float], str], against: str) -> list[Row]:
+def rows_of(case: str, runs: dict[str, list[Usage]], rate: Callable[[float], str], against: str) -> list[Row]:
     """The median of each program; drayage's ratios to the others are medians of pairs from the same round."""
     rows = []
     for program, used in runs.items():

@@ -1,0 +1,205 @@
+"""Whole passes beside the peers: small, medium and large objects, and passes that find nothing to do."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client, WorkflowHistory
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from activities._progress import BEAT_S
+from benchmarks.lab import MIB, BenchLab, check_equal, seed_objects
+from benchmarks.measure import Usage, cpu_seconds, peak_bytes, reset_peak, run
+from benchmarks.objects import Row, rows_of
+from benchmarks.peers import PEERS, Peer
+from cli.passes import start_pass
+from embedded.seaweedfs import SeaweedFS
+from replication.models import ANY, Attributes
+from replication.passes import PassInput, PassResult
+from stores.body import Body
+from stores.s3 import S3Store
+
+KIB = 1 << 10
+SEED_CHUNK = 10_000
+SEED_S = 170.0
+"""No more keys are made after so long, and the case says how many there are."""
+SEEN_S = 10.0
+ACTIONS = {
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED, EventType.EVENT_TYPE_TIMER_STARTED,
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
+    EventType.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW,
+    EventType.EVENT_TYPE_MARKER_RECORDED,
+}  # fmt: skip
+"""Events that stand for an action (docs.temporal.io/cloud/actions). A heartbeat is one too, and leaves no event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`count` objects of `size` bytes in a bucket of its own."""
+
+    bucket: str
+    label: str
+    count: int
+    size: int
+
+    def rate(self, wall_s: float) -> str:
+        return f"{self.count * self.size / MIB / wall_s:.0f} MiB/s" if self.size >= MIB else f"{self.count / wall_s:,.0f}/s"
+
+
+CASES = (Case("small", "4 KiB", 20_000, 4 * KIB), Case("medium", "1 MiB", 2_000, MIB), Case("large", "256 MiB", 4, 256 * MIB))
+
+
+async def passes(lab: BenchLab, *, rounds: int, cases: Sequence[Case] = CASES, many: int = 200_000) -> list[Row]:
+    """Every case with `rounds` interleaved runs of each program, then twice that with nothing to do."""
+    rows: list[Row] = []
+    for case in cases:
+        seed_objects(lab.source, case.bucket, "o/", case.count, case.size)
+        rows += await _copied(lab, case, rounds)
+    return rows + await _unchanged(lab, many, rounds)
+
+
+async def _copied(lab: BenchLab, case: Case, rounds: int) -> list[Row]:
+    """New buckets in each round, copied to and then left as they are."""
+    first: dict[str, list[Usage]] = {}
+    again: dict[str, list[Usage]] = {}
+    actions: list[float] = []
+    for number in range(rounds):
+        for peer in PEERS:
+            destination = f"{case.bucket}-{peer.name.split()[0]}-{number}"
+            lab.destination.create_bucket(destination)
+            first.setdefault(peer.name, []).append(_peer(lab, peer, case.bucket, destination))
+            check_equal(lab, case.bucket, destination, case.count)
+            if peer.name != "s5cmd cp":  # which copies everything again
+                again.setdefault(peer.name, []).append(_peer(lab, peer, case.bucket, destination))
+        destination = f"{case.bucket}-drayage-{number}"
+        lab.destination.create_bucket(destination)
+        async with _worker(lab, case.bucket, destination) as passing:
+            usage, spent = await passing.measured(copied=case.count + 1, skipped=0)
+            first.setdefault("drayage", []).append(usage)
+            actions.append(spent / (case.count + 1))
+            again.setdefault("drayage", []).append((await passing.measured(copied=0, skipped=case.count + 1))[0])
+        check_equal(lab, case.bucket, destination, case.count)
+    label = f"{case.count:,} x {case.label}"
+    copied = [_with_actions(row, max(actions)) for row in rows_of(label, first, case.rate, "juicefs sync")]
+    return copied + rows_of(f"{label}, unchanged", again, lambda wall: f"{case.count / wall:,.0f}/s", "juicefs sync")
+
+
+def _with_actions(row: Row, actions: float) -> Row:
+    return replace(row, rate=f"{row.rate}, {actions:.4f} actions an object") if row.program == "drayage" else row
+
+
+async def _unchanged(lab: BenchLab, many: int, rounds: int) -> list[Row]:
+    """Many tiny objects that stand on both sides from the beginning: a first pass takes them over, unmeasured."""
+    for server, bucket in ((lab.source, "many"), (lab.destination, "many-replica")):
+        server.create_bucket(bucket)
+    count = await _seed_both(lab, many)
+    runs: dict[str, list[Usage]] = {}
+    async with _worker(lab, "many", "many-replica") as passing:
+        await passing.measured(copied=0, skipped=count)
+        for _ in range(rounds):
+            for peer in PEERS[:2]:
+                runs.setdefault(peer.name, []).append(_peer(lab, peer, "many", "many-replica"))
+            runs.setdefault("drayage", []).append((await passing.measured(copied=0, skipped=count))[0])
+    return rows_of(f"{count:,} x 6 bytes, unchanged", runs, lambda wall: f"{count / wall:,.0f}/s", "juicefs sync")
+
+
+def _peer(lab: BenchLab, peer: Peer, source: str, destination: str) -> Usage:
+    used = [run(argv, lab.environment) for argv in peer.commands(lab, source, destination)]
+    return Usage(sum(u.wall_s for u in used), sum(u.cpu_s for u in used), max(u.peak_bytes for u in used))
+
+
+# --- our pass --------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _worker(lab: BenchLab, source: str, destination: str) -> AsyncIterator[_Passing]:
+    config = lab.write_config(source, destination)
+    client = await Client.connect(lab.temporal.address, data_converter=pydantic_data_converter)
+    with lab.process(["worker.py", "--config", str(config)], ready="worker is ready") as worker:
+        yield _Passing(client, f"bench-{destination}", worker.pid)
+
+
+class _Passing:
+    """Passes of one route by one worker process."""
+
+    def __init__(self, client: Client, queue: str, pid: int) -> None:
+        self._client = client
+        self._queue = queue
+        self._pid = pid
+
+    async def measured(self, *, copied: int, skipped: int) -> tuple[Usage, int]:
+        """What one pass took, from its start to its result, and the Temporal actions of all its workflows."""
+        reset_peak(self._pid)
+        since, cpu, began = datetime.now(UTC), cpu_seconds(self._pid), time.perf_counter()
+        handle, _ = await start_pass(self._client, self._queue, PassInput(route="bench"))
+        result = await handle.result()
+        usage = Usage(time.perf_counter() - began, cpu_seconds(self._pid) - cpu, peak_bytes(self._pid))
+        counters = result.counters
+        if result.state != "done" or (counters.copied, counters.skipped) != (copied, skipped):
+            raise RuntimeError(f"{self._queue}: {result}")
+        return usage, await self._actions(since, result)
+
+    async def _actions(self, since: datetime, result: PassResult) -> int:
+        """Counted in the histories; heartbeats as many as there can have been."""
+        query, deadline = f'DrayageRoute = "bench" AND StartTime >= "{since.isoformat()}"', time.monotonic() + SEEN_S
+        while True:
+            runs = [found async for found in self._client.list_workflows(query)]
+            if len(runs) > result.partitions or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.2)
+        histories = [await self._client.get_workflow_handle(one.id, run_id=one.run_id).fetch_history() for one in runs]
+        if len(histories) <= result.partitions:
+            raise RuntimeError(f"{len(histories)} workflows are found, the pass had {result.partitions} partitions")
+        return sum(map(actions_of, histories))
+
+
+def actions_of(history: WorkflowHistory) -> int:
+    """Actions of one workflow run. A heartbeat is sent each `BEAT_S` at most."""
+    started: dict[int, float] = {}
+    beats = 0
+    for event in history.events:
+        at = event.event_time.ToNanoseconds() / 1e9
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
+            started[event.event_id] = at
+        elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+            beats += math.ceil((at - started[event.activity_task_completed_event_attributes.started_event_id]) / BEAT_S) - 1
+    return beats + sum(event.event_type in ACTIONS for event in history.events)
+
+
+# --- seeding ---------------------------------------------------------------------------------------------------------
+
+
+async def _seed_both(lab: BenchLab, many: int) -> int:
+    """The same tiny objects on both sides; how many there are once `SEED_S` have passed."""
+    stores = [(_store(lab.source), "many"), (_store(lab.destination), "many-replica")]
+    deadline, made = time.monotonic() + SEED_S, 0
+    while made < many and time.monotonic() < deadline:
+        numbers = range(made, min(many, made + SEED_CHUNK))
+        await asyncio.gather(*(_seed(store, bucket, numbers) for store, bucket in stores))
+        made = numbers.stop
+    for store, _ in stores:
+        await store.close()
+    return made
+
+
+async def _seed(store: S3Store, bucket: str, numbers: range) -> None:
+    left = iter(numbers)
+
+    async def lane() -> None:
+        for number in left:
+            await store.put(bucket, f"o/{number:06d}", Body.of(b"%06d" % number), Attributes(), ANY)
+
+    await asyncio.gather(*(lane() for _ in range(32)))
+
+
+def _store(server: SeaweedFS) -> S3Store:
+    return S3Store(
+        "seed", region=server.region, endpoint=server.endpoint, access_key_id=server.access_key, secret_access_key=server.secret_key
+    )
