@@ -27,6 +27,8 @@ from replication.ids import object_workflow_id
 
 TRICKLE_PER_S = 20
 BATCH = 10
+MOST = 0.99
+"""A message whose answer was lost on the way comes again when its visibility ends, two minutes later: rates are of the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +63,17 @@ async def events(lab: BenchLab, *, trickle: int = 300, full: int = 2000) -> list
     client = await Client.connect(lab.temporal.address, data_converter=pydantic_data_converter)
     with MotoServer() as moto:
         late = await _trickle(lab, moto, client, trickle)
-        wall, cpu_s, peak = await _full(lab, moto, client, full)
+        wall, last, cpu_s, peak = await _full(lab, moto, client, full)
     noop = await noop_usage(lab, [f"noop-{number}" for number in range(full)])
     p50, p99 = statistics.median(late), sorted(late)[int(len(late) * 0.99)]
     return [
         Row(f"{TRICKLE_PER_S} events/s", "drayage", sum(late), f"p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms", 0.0, 0.0),
-        Row(f"{full:,} events waiting", "drayage", wall, f"{full / wall:.0f}/s", cpu_s, peak / MIB),
+        Row(
+            f"{full:,} events waiting", "drayage", wall, f"{full * MOST / wall:.0f}/s, the last after {last:.0f} s", cpu_s, peak / MIB
+        ),
         Row(
             f"{full:,} events waiting", "no-op workflow", noop.wall_s, f"{full / noop.wall_s:.0f}/s", noop.cpu_s, noop.peak_bytes / MIB,
-            noop.wall_s / wall, "no-op workflow",
+            noop.wall_s * MOST / wall, "no-op workflow",
         ),
     ]  # fmt: skip
 
@@ -87,8 +91,9 @@ async def _trickle(lab: BenchLab, moto: MotoServer, client: Client, count: int) 
     return [ended[key] - sent[key] for key in keys]
 
 
-async def _full(lab: BenchLab, moto: MotoServer, client: Client, count: int) -> tuple[float, float, int]:
-    """Wall seconds from the ingestor's readiness to the last end, CPU seconds and peak memory of both processes."""
+async def _full(lab: BenchLab, moto: MotoServer, client: Client, count: int) -> tuple[float, float, float, int]:
+    """Wall seconds from the ingestor's readiness until most had ended, and until all had; CPU seconds and peak memory of
+    both processes."""
     keys = seed_objects(lab.source, "full", "e/", count, 4096)
 
     def fill(run: Run) -> None:
@@ -99,7 +104,8 @@ async def _full(lab: BenchLab, moto: MotoServer, client: Client, count: int) -> 
         began = time.time()
         ended = await _ended(client, run, keys)
         check_equal(lab, "full", "full-drayage", count, warm=False)
-        return max(ended.values()) - began, sum(map(cpu_seconds, run.pids)), sum(map(peak_bytes, run.pids))
+        ends = sorted(end - began for end in ended.values())
+        return ends[int(count * MOST)], ends[-1], sum(map(cpu_seconds, run.pids)), sum(map(peak_bytes, run.pids))
 
 
 async def _ended(client: Client, run: Run, keys: Sequence[str]) -> dict[str, float]:
