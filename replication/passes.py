@@ -28,7 +28,6 @@ PASS_STATES: dict[PassState, str] = {
     "failed": "it could not go on; the reason says why",
     "skipped": "another pass of the route was running",
 }
-MAX_NOTES = 20
 
 
 class Filters(Payload):

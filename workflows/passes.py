@@ -49,7 +49,6 @@ FIRST_STRETCH = 20_000
 QUICK_S = 10.0
 """The first scan looks at so many keys, and at as many as so many seconds allow, before the rest is split: a small route, or
 one where little has changed, needs no more than that."""
-HELD_LOOK_S = 900.0
 
 
 class Pass:
