@@ -219,6 +219,8 @@ class FaultProxy:
         task = asyncio.create_task(_Connection(self, Wire.of(reader, writer), self._upstream).serve())
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
+        # Cancelled before it began, or while it was closing the other side, it has left this one open.
+        task.add_done_callback(lambda _: writer.close())
 
 
 class _Connection:
