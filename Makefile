@@ -14,6 +14,8 @@ UV_COMPILE := $(UV) pip compile pyproject.toml --quiet --universal --python-vers
 # The embedded servers answer on loopback with credentials of their own: no bundle of this machine's, no cloud metadata.
 unexport AWS_CA_BUNDLE
 export AWS_EC2_METADATA_DISABLED := true
+# Every command is a process of its own: without compiled modules each would compile the libraries anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

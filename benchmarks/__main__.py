@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.events import events
 from benchmarks.lab import BenchLab, bench_lab
+from benchmarks.lanes import lanes
 from benchmarks.ledger import ledger
 from benchmarks.objects import Row, objects
 from benchmarks.passes import passes
@@ -33,6 +34,7 @@ CASES: dict[str, Callable[[BenchLab, int], Awaitable[list[Row]]]] = {
     "passes": lambda lab, rounds: passes(lab, rounds=rounds),
     "objects": lambda lab, rounds: objects(lab, rounds=rounds),
     "events": lambda lab, rounds: events(lab),
+    "lanes": lambda lab, rounds: lanes(lab),
 }
 WITHOUT_LAB: dict[str, Callable[[], Awaitable[list[Row]]]] = {"ledger": ledger}
 

@@ -41,6 +41,10 @@ class Run:
     bucket: str
     pids: tuple[int, int]
 
+    @property
+    def route(self) -> str:
+        return f"bench-{self.bucket}"
+
     def send(self, keys: Sequence[str]) -> None:
         """One message for each key, at most ten, with the body that S3 sends."""
         entries = [{"Id": str(number), "MessageBody": event_body(self.bucket, key)} for number, key in enumerate(keys)]
@@ -65,7 +69,7 @@ async def events(lab: BenchLab, *, trickle: int = 300, full: int = 2000) -> list
         late = await _trickle(lab, moto, client, trickle)
         wall, last, cpu_s, peak = await _full(lab, moto, client, full)
     noop = await noop_usage(lab, [f"noop-{number}" for number in range(full)])
-    p50, p99 = statistics.median(late), sorted(late)[int(len(late) * 0.99)]
+    p50, p99 = spread(late)
     return [
         Row(f"{TRICKLE_PER_S} events/s", "drayage", sum(late), f"p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms", 0.0, 0.0),
         Row(
@@ -80,15 +84,25 @@ async def events(lab: BenchLab, *, trickle: int = 300, full: int = 2000) -> list
 
 async def _trickle(lab: BenchLab, moto: MotoServer, client: Client, count: int) -> list[float]:
     """Seconds from the sending of each event to the end of its workflow, which is after the commit."""
-    keys, sent = seed_objects(lab.source, "trickle", "e/", count, 4096), {}
-    with _following(lab, moto, "trickle") as run:
-        began = time.time()
-        for number, key in enumerate(keys):
-            await asyncio.sleep(max(0.0, began + number / TRICKLE_PER_S - time.time()))
-            sent[key] = time.time()
-            await asyncio.to_thread(run.send, [key])
-        ended = await _ended(client, run, keys)
+    keys = seed_objects(lab.source, "trickle", "e/", count, 4096)
+    with following(lab, moto, "trickle") as run:
+        return await delays(client, run, keys)
+
+
+async def delays(client: Client, run: Run, keys: Sequence[str]) -> list[float]:
+    """Sends an event for each key, `TRICKLE_PER_S` a second; seconds from each to the end of its workflow."""
+    sent, began = {}, time.time()
+    for number, key in enumerate(keys):
+        await asyncio.sleep(max(0.0, began + number / TRICKLE_PER_S - time.time()))
+        sent[key] = time.time()
+        await asyncio.to_thread(run.send, [key])
+    ended = await _ended(client, run, keys)
     return [ended[key] - sent[key] for key in keys]
+
+
+def spread(late: Sequence[float]) -> tuple[float, float]:
+    """The median and the 99th percentile, in seconds."""
+    return statistics.median(late), sorted(late)[int(len(late) * 0.99)]
 
 
 async def _full(lab: BenchLab, moto: MotoServer, client: Client, count: int) -> tuple[float, float, float, int]:
@@ -100,7 +114,7 @@ async def _full(lab: BenchLab, moto: MotoServer, client: Client, count: int) -> 
         for start in range(0, count, BATCH):
             run.send(keys[start : start + BATCH])
 
-    with _following(lab, moto, "full", before=fill) as run:
+    with following(lab, moto, "full", before=fill) as run:
         began = time.time()
         ended = await _ended(client, run, keys)
         check_equal(lab, "full", "full-drayage", count, warm=False)
@@ -111,23 +125,23 @@ async def _full(lab: BenchLab, moto: MotoServer, client: Client, count: int) -> 
 async def _ended(client: Client, run: Run, keys: Sequence[str]) -> dict[str, float]:
     """When each key's workflow ended, in seconds since 1970; waits for all."""
     found: dict[str, float] = {}
-    route = f"bench-{run.bucket}"
     while len(found) < len(keys):
         await asyncio.sleep(0.5)
-        async for execution in client.list_workflows(f"DrayageRoute = '{route}' AND ExecutionStatus = 'Completed'", page_size=1000):
+        async for execution in client.list_workflows(f"DrayageRoute = '{run.route}' AND ExecutionStatus = 'Completed'", page_size=1000):
             if execution.close_time is not None:
                 found[execution.id] = execution.close_time.timestamp()
-    return {key: found[object_workflow_id(route, key)] for key in keys}
+    return {key: found[object_workflow_id(run.route, key)] for key in keys}
 
 
 @contextmanager
-def _following(lab: BenchLab, moto: MotoServer, bucket: str, before: Any = None) -> Iterator[Run]:
-    """A worker and an ingestor that follow a queue of their own; `before` runs while only the worker does."""
+def following(lab: BenchLab, moto: MotoServer, bucket: str, before: Any = None, routes: Sequence[dict[str, Any]] = ()) -> Iterator[Run]:
+    """A worker, of more `routes` if there are, and an ingestor that follow a queue of their own; `before` runs while only the
+    worker does."""
     keys = {"aws_access_key_id": moto.access_key, "aws_secret_access_key": moto.secret_key, "region_name": moto.region}
     sqs: Any = boto3.client("sqs", endpoint_url=moto.endpoint, **keys)  # type: ignore[call-overload]  # no stubs of SQS
     url = sqs.create_queue(QueueName=f"bench-{uuid.uuid4().hex}")["QueueUrl"]
     lab.destination.create_bucket(f"{bucket}-drayage")
-    config = _config(lab, moto, url, bucket)
+    config = _config(lab, moto, url, bucket, routes)
     variables = {"MOTO_KEY": moto.access_key, "MOTO_SECRET": moto.secret_key}
     with lab.process(["worker.py", "--config", str(config)], ready="worker is ready") as worker:
         if before:
@@ -137,10 +151,11 @@ def _following(lab: BenchLab, moto: MotoServer, bucket: str, before: Any = None)
     sqs.close()
 
 
-def _config(lab: BenchLab, moto: MotoServer, url: str, bucket: str) -> Path:
+def _config(lab: BenchLab, moto: MotoServer, url: str, bucket: str, routes: Sequence[dict[str, Any]]) -> Path:
     path = lab.write_config(bucket, f"{bucket}-drayage")
     document = yaml.safe_load(path.read_text())
     document["routes"][0]["name"] = f"bench-{bucket}"
+    document["routes"] += routes
     queue = {"queue_url": url, "endpoint": moto.endpoint, "region": moto.region}
     document["ingest"] = {"sqs": [{**queue, "access_key_id": "env:MOTO_KEY", "secret_access_key": "env:MOTO_SECRET"}]}
     path.write_text(yaml.safe_dump(document))

@@ -19,17 +19,11 @@ from benchmarks.lab import MIB, BenchLab, check_equal, seed_objects
 from benchmarks.measure import Usage, cpu_seconds, peak_bytes, reset_peak, run
 from benchmarks.objects import Row, rows_of
 from benchmarks.peers import PEERS, Peer
+from benchmarks.seed import seed_tiny
 from cli.passes import start_pass
-from embedded.seaweedfs import SeaweedFS
-from replication.models import ANY, Attributes
 from replication.passes import PassInput, PassResult
-from stores.body import Body
-from stores.s3 import S3Store
 
 KIB = 1 << 10
-SEED_CHUNK = 10_000
-SEED_S = 170.0
-"""No more keys are made after so long, and the case says how many there are."""
 SEEN_S = 10.0
 ACTIONS = {
     EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED, EventType.EVENT_TYPE_TIMER_STARTED,
@@ -99,7 +93,7 @@ async def _unchanged(lab: BenchLab, many: int, rounds: int) -> list[Row]:
     """Many tiny objects that stand on both sides from the beginning: a first pass takes them over, unmeasured."""
     for server, bucket in ((lab.source, "many"), (lab.destination, "many-replica")):
         server.create_bucket(bucket)
-    count = await _seed_both(lab, many)
+    count = await seed_tiny(many, (lab.source, "many"), (lab.destination, "many-replica"))
     runs: dict[str, list[Usage]] = {}
     async with _worker(lab, "many", "many-replica") as passing:
         await passing.measured(copied=0, skipped=count)
@@ -171,35 +165,3 @@ def actions_of(history: WorkflowHistory) -> int:
         elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
             beats += math.ceil((at - started[event.activity_task_completed_event_attributes.started_event_id]) / BEAT_S) - 1
     return beats + sum(event.event_type in ACTIONS for event in history.events)
-
-
-# --- seeding ---------------------------------------------------------------------------------------------------------
-
-
-async def _seed_both(lab: BenchLab, many: int) -> int:
-    """The same tiny objects on both sides; how many there are once `SEED_S` have passed."""
-    stores = [(_store(lab.source), "many"), (_store(lab.destination), "many-replica")]
-    deadline, made = time.monotonic() + SEED_S, 0
-    while made < many and time.monotonic() < deadline:
-        numbers = range(made, min(many, made + SEED_CHUNK))
-        await asyncio.gather(*(_seed(store, bucket, numbers) for store, bucket in stores))
-        made = numbers.stop
-    for store, _ in stores:
-        await store.close()
-    return made
-
-
-async def _seed(store: S3Store, bucket: str, numbers: range) -> None:
-    left = iter(numbers)
-
-    async def lane() -> None:
-        for number in left:
-            await store.put(bucket, f"o/{number:06d}", Body.of(b"%06d" % number), Attributes(), ANY)
-
-    await asyncio.gather(*(lane() for _ in range(32)))
-
-
-def _store(server: SeaweedFS) -> S3Store:
-    return S3Store(
-        "seed", region=server.region, endpoint=server.endpoint, access_key_id=server.access_key, secret_access_key=server.secret_key
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from aiohttp import web
 
 Call = dict[str, Any]
 Carry = Callable[[Call], Awaitable[Call]]
+Held = asyncio.Queue[tuple[float, bytes]]
+"""Pieces on their way, and when each arrives."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,12 @@ class TcpGate:
         except OSError:
             writer.close()
             return
-        ways = [asyncio.create_task(self._pass(reader, other_writer)), asyncio.create_task(self._pass(other_reader, writer))]
+        there: Held = asyncio.Queue()
+        back: Held = asyncio.Queue()
+        ways = [asyncio.create_task(self._give(there, other_writer)), asyncio.create_task(self._give(back, writer))]
+        ways += [asyncio.create_task(self._take(reader, there)), asyncio.create_task(self._take(other_reader, back))]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ways[:2], return_when=asyncio.FIRST_COMPLETED)
         finally:
             for way in ways:
                 way.cancel()
@@ -160,9 +166,20 @@ class TcpGate:
             for end in (writer, other_writer):
                 end.close()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while piece := await reader.read(65_536):
-            await asyncio.sleep(self.delay_s)
+    async def _take(self, reader: asyncio.StreamReader, held: Held) -> None:
+        """Each piece is held for itself: a long way, which carries as much as a short one."""
+        try:
+            while piece := await reader.read(65_536):
+                held.put_nowait((time.monotonic() + self.delay_s, piece))
+        finally:
+            held.put_nowait((time.monotonic() + self.delay_s, b""))
+
+    async def _give(self, held: Held, writer: asyncio.StreamWriter) -> None:
+        while True:
+            due, piece = await held.get()
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if not piece:
+                return
             self.stopped += not self._open.is_set()
             await self._open.wait()
             writer.write(piece)

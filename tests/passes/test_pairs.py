@@ -16,8 +16,8 @@ from tests.passes.conftest import OpenPass, PassLab
 PAIRS = [(a, b) for a in ("s3", "gcs", "files") for b in ("s3", "gcs", "files")] + [("s3", "s3b")]
 ODD = ["a b", "ä/ö", "plus+and%20", "deep/er/and/deeper", "per%cent", "a-b", "a/b", "a.b", "tilde~", "q?x=1&y", "emoji-\N{ROCKET}"]
 SIZES = [0, 1, 100, 4096, 70_000]
-COUNT = 250
 LARGE = 9 * MIB
+FULL = pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])
 
 
 async def put_all(side: Side, objects: dict[str, bytes]) -> None:
@@ -39,22 +39,27 @@ async def contents(side: Side, keys: list[str]) -> dict[str, str | None]:
     return await asyncio.to_thread(look)
 
 
-def objects_for(prefix: str, seed: str) -> dict[str, bytes]:
+def objects_for(prefix: str, seed: str, count: int) -> dict[str, bytes]:
     noise = random.Random(seed)
-    plain = {f"{prefix}o/{number:04d}": noise.randbytes(SIZES[number % len(SIZES)]) for number in range(COUNT)}
+    plain = {f"{prefix}o/{number:05d}": noise.randbytes(SIZES[number % len(SIZES)]) for number in range(count)}
     odd = {f"{prefix}odd/{name}": noise.randbytes(33) for name in ODD}
     return {**plain, **odd, f"{prefix}large": noise.randbytes(LARGE)}
 
 
+@pytest.mark.parametrize("count", [250, FULL])
 @pytest.mark.parametrize(("source_name", "destination_name"), PAIRS)
-async def test_a_pass_repairs_exactly_what_is_not_right(sides: Sides, open_pass: OpenPass, source_name: str, destination_name: str) -> None:
+async def test_a_pass_repairs_exactly_what_is_not_right(
+    sides: Sides, open_pass: OpenPass, source_name: str, destination_name: str, count: int
+) -> None:
     source, destination = sides[source_name], sides[destination_name]
     async with open_pass(source, destination) as lab:
-        wanted = objects_for(lab.before, lab.route)
+        wanted = objects_for(lab.before, lab.route, count)
         await put_all(source, wanted)
+        right = await stand_there_before(lab, source, destination, wanted)
         first = await lab.reconcile()
+        print("FIRST", source_name, destination_name, len(wanted), first.counters)
         assert_counts(first, listed=len(wanted), copied=len(wanted), skipped=0, bytes_copied=moved(wanted, source, destination))
-        await assert_equal(lab, source, destination, wanted)
+        await assert_equal(lab, source, destination, wanted, extra=EXTRA)
 
         second = await lab.reconcile()
         assert_counts(second, listed=len(wanted), copied=0, skipped=len(wanted), bytes_copied=0)
@@ -77,6 +82,17 @@ def assert_counts(result: PassResult, **expected: int | None) -> None:
         name: value for name, value in expected.items() if value is not None
     }, result
     assert (result.state, told["failed"], told["blocked"], told["deleted"]) == ("done", 0, 0, 0), result
+
+
+async def stand_there_before(lab: PassLab, source: Side, destination: Side, wanted: dict[str, bytes]) -> set[str]:
+    """Replicas of somebody else: some right, which are returned, some as long as they should be and wrong, and extra ones."""
+    keys = [key for key in sorted(wanted) if "/o/" in key and wanted[key]]
+    right, wrong = keys[50:60], keys[60:75]
+    noise = random.Random(2)
+    await put_all(destination, {replica_of(lab, key): wanted[key] for key in right})
+    await put_all(destination, {replica_of(lab, key): noise.randbytes(len(wanted[key])) for key in wrong})
+    await put_all(destination, {f"{lab.after}extra/{number}": b"not from here" for number in range(EXTRA)})
+    return set(right)
 
 
 async def disturb(lab: PassLab, source: Side, destination: Side, wanted: dict[str, bytes]) -> set[str]:
