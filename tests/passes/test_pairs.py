@@ -17,6 +17,7 @@ PAIRS = [(a, b) for a in ("s3", "gcs", "files") for b in ("s3", "gcs", "files")]
 ODD = ["a b", "ä/ö", "plus+and%20", "deep/er/and/deeper", "per%cent", "a-b", "a/b", "a.b", "tilde~", "q?x=1&y", "emoji-\N{ROCKET}"]
 SIZES = [0, 1, 100, 4096, 70_000]
 LARGE = 9 * MIB
+EXTRA = 2
 FULL = pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])
 
 
@@ -57,8 +58,10 @@ async def test_a_pass_repairs_exactly_what_is_not_right(
         await put_all(source, wanted)
         right = await stand_there_before(lab, source, destination, wanted)
         first = await lab.reconcile()
-        print("FIRST", source_name, destination_name, len(wanted), first.counters)
-        assert_counts(first, listed=len(wanted), copied=len(wanted), skipped=0, bytes_copied=moved(wanted, source, destination))
+        if "file" in (source.kind, destination.kind):
+            right = set()  # plain files have no checksum that a listing could show
+        needed = {key: data for key, data in wanted.items() if key not in right}
+        assert_counts(first, listed=len(wanted), copied=len(needed), skipped=len(right), bytes_copied=moved(needed, source, destination))
         await assert_equal(lab, source, destination, wanted, extra=EXTRA)
 
         second = await lab.reconcile()
@@ -67,8 +70,8 @@ async def test_a_pass_repairs_exactly_what_is_not_right(
         changed = await disturb(lab, source, destination, wanted)
         third = await lab.reconcile()
         assert_counts(third, listed=len(wanted), copied=len(changed), skipped=len(wanted) - len(changed))
-        assert third.counters.extra == 2
-        await assert_equal(lab, source, destination, wanted, extra=2)
+        assert third.counters.extra == 2 * EXTRA
+        await assert_equal(lab, source, destination, wanted, extra=2 * EXTRA)
 
 
 def moved(objects: dict[str, bytes], source: Side, destination: Side) -> int | None:
@@ -85,28 +88,31 @@ def assert_counts(result: PassResult, **expected: int | None) -> None:
 
 
 async def stand_there_before(lab: PassLab, source: Side, destination: Side, wanted: dict[str, bytes]) -> set[str]:
-    """Replicas of somebody else: some right, which are returned, some as long as they should be and wrong, and extra ones."""
+    """Replicas of somebody else: some right, which are returned, some as long as they should be and younger but wrong, and
+    extra ones."""
     keys = [key for key in sorted(wanted) if "/o/" in key and wanted[key]]
     right, wrong = keys[50:60], keys[60:75]
     noise = random.Random(2)
     await put_all(destination, {replica_of(lab, key): wanted[key] for key in right})
     await put_all(destination, {replica_of(lab, key): noise.randbytes(len(wanted[key])) for key in wrong})
+    for key in wrong:
+        await asyncio.to_thread(source.backdate, key)
     await put_all(destination, {f"{lab.after}extra/{number}": b"not from here" for number in range(EXTRA)})
     return set(right)
 
 
 async def disturb(lab: PassLab, source: Side, destination: Side, wanted: dict[str, bytes]) -> set[str]:
-    """Some changed at the source with equal size, some replicas gone, some overwritten by somebody, two extra ones."""
+    """Some changed at the source, some replicas gone, some written over by somebody, all as long as before; two more extra ones."""
     keys = [key for key in sorted(wanted) if "/o/" in key and wanted[key]]
     rewritten, lost, spoilt = keys[3:13], keys[20:30], keys[40:45]
     noise = random.Random(1)
     for key in rewritten:
-        wanted[key] = noise.randbytes(len(wanted[key]) + 1)
+        wanted[key] = noise.randbytes(len(wanted[key]))
     await put_all(source, {key: wanted[key] for key in rewritten})
     for key in lost:
         await asyncio.to_thread(destination.delete, replica_of(lab, key))
-    await put_all(destination, {replica_of(lab, key): noise.randbytes(len(wanted[key]) + 2) for key in spoilt})
-    await put_all(destination, {f"{lab.after}extra/{number}": b"not from here" for number in range(2)})
+    await put_all(destination, {replica_of(lab, key): noise.randbytes(len(wanted[key])) for key in spoilt})
+    await put_all(destination, {f"{lab.after}more/{number}": b"not from here" for number in range(EXTRA)})
     return {*rewritten, *lost, *spoilt}
 
 
