@@ -31,7 +31,7 @@ demo: $(VENV)/.demo ## replicate real objects between embedded servers; KEEP=1 l
 	@$(BIN)/python starter.py demo $(if $(KEEP),--keep)
 
 test: lint ## everything that CI runs: lint, then every test
-	$(BIN)/python -m pytest -m "not soak" --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not soak" --numprocesses 3 --dist worksteal
 
 lint: $(VENV)/.dev ## ruff format and check, mypy strict, direction of imports
 	$(BIN)/ruff format --check --quiet .

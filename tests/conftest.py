@@ -6,6 +6,7 @@ A server whose program is not installed skips the tests that need it on a develo
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -29,6 +30,10 @@ from embedded.temporal import TemporalServer
 # Two processes and several servers share the cores: how long one example takes says nothing about the code.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+# What runs in the background of a shell without job control ignores Ctrl-C, and so would the commands under test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 

@@ -80,7 +80,7 @@ async def test_a_hot_key_is_signalled_seldom_and_ends_right(rig: Rig) -> None:
     for run in runs:
         history = await rig.client.get_workflow_handle(run.id, run_id=run.run_id).fetch_history()
         signals += sum("SIGNALED" in str(item) for item in history.to_json_dict()["events"])
-    assert signals < 200
+    assert signals < 300, "one for each ten that are received together, at most"
 
 
 # --- a long random history of one bucket -------------------------------------------------------------------------------
