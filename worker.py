@@ -27,6 +27,7 @@ from activities import metrics
 from activities._boundary import Boundary
 from activities.deletions import Permits
 from activities.housekeeping import HousekeepingActivities
+from activities.lanes import Lanes
 from activities.objects import AwaitObjects, ObjectActivities
 from activities.passes import PassActivities
 from activities.steering import Steerings
@@ -51,9 +52,9 @@ WORKFLOWS: Sequence[type] = (ReplicateObject, ReconcileRoute, ReconcilePartition
 
 def build_workers(client: Client, settings: Settings, stores: Stores, ledger: Ledger, role: str) -> list[Worker]:
     """The workers of a role, not yet running."""
-    permits, steerings = Permits(client, settings, stores), Steerings(client, settings)
+    permits, steerings, lanes = Permits(client, settings, stores), Steerings(client, settings), Lanes()
     objects = ObjectActivities(settings, stores, ledger, permits, steerings, _await_objects(client, settings.temporal.control_queue))
-    passes = PassActivities(settings, stores, ledger, permits, steerings)
+    passes = PassActivities(settings, stores, ledger, permits, steerings, lanes)
     sweeps = HousekeepingActivities(settings, stores, client)
     control: list[Callable[..., Any]] = [
         objects.settle_object, objects.complete_copy, objects.abort_copy, objects.quarantine_object,
@@ -62,15 +63,16 @@ def build_workers(client: Client, settings: Settings, stores: Stores, ledger: Le
     control += [passes.begin_pass, passes.split_range, passes.weigh_deletions, passes.end_pass]
     transfer: list[Callable[..., Any]] = [objects.copy_object, objects.copy_part_run]
     bulk: list[Callable[..., Any]] = [passes.scan_range, passes.delete_extra]
+    boundary = Boundary(settings.worker.retries.schedules, lanes)
     workers = []
     if role in ("all", "control"):
         queue, slots = settings.temporal.control_queue, settings.worker.control_slots
-        workers.append(_worker(client, settings, queue, slots, control, workflows=WORKFLOWS))
+        workers.append(_worker(client, settings, boundary, queue, slots, control, workflows=WORKFLOWS))
     if role in ("all", "transfer"):
         queue, slots = settings.temporal.transfer_queue, settings.worker.transfer_slots
-        workers.append(_worker(client, settings, queue, slots, transfer))
+        workers.append(_worker(client, settings, boundary, queue, slots, transfer))
         queue, slots = settings.temporal.bulk_queue, settings.worker.bulk_slots
-        workers.append(_worker(client, settings, queue, slots, bulk))
+        workers.append(_worker(client, settings, boundary, queue, slots, bulk))
     return workers
 
 
@@ -82,14 +84,20 @@ def _await_objects(client: Client, queue: str) -> AwaitObjects:
 
 
 def _worker(
-    client: Client, settings: Settings, queue: str, slots: int, activities: list[Callable[..., Any]], workflows: Sequence[type] = ()
+    client: Client,
+    settings: Settings,
+    boundary: Boundary,
+    queue: str,
+    slots: int,
+    activities: list[Callable[..., Any]],
+    workflows: Sequence[type] = (),
 ) -> Worker:
     return Worker(
         client,
         task_queue=queue,
         workflows=workflows,
         activities=activities,
-        interceptors=[Boundary(settings.worker.retries.schedules)],
+        interceptors=[boundary],
         max_concurrent_activities=slots,
         max_concurrent_workflow_tasks=min(100, max(4, slots)) if workflows else None,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,

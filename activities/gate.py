@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from activities._progress import pulse
+from activities.lanes import Lanes
 from replication.passes import SteeringShare
 from stores.pace import Pace
 
@@ -14,7 +15,7 @@ from stores.pace import Pace
 class Gate:
     """The gate of one scan. `lanes` are shared by all scans of the process, `bytes` and `requests` by whom they concern."""
 
-    def __init__(self, lanes: asyncio.Semaphore, bytes: Sequence[Pace] = (), requests: Sequence[Pace] = ()) -> None:
+    def __init__(self, lanes: Lanes, bytes: Sequence[Pace] = (), requests: Sequence[Pace] = ()) -> None:
         self._lanes = lanes
         self._bytes, self._requests = bytes, requests
         self._paused = False

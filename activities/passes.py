@@ -11,9 +11,10 @@ from temporalio import activity
 from activities._progress import pulse
 from activities.deletions import Permits
 from activities.examine import READERS, Verify
+from activities.lanes import Lanes
 from activities.outcomes import EVERYBODYS, Outcomes, Plan, Repair
 from activities.recording import audit_of
-from activities.scan import LANES, Scan
+from activities.scan import Scan
 from activities.settle import Settler
 from activities.splitting import Splitter
 from activities.steering import Steerings
@@ -47,12 +48,12 @@ CLOCKS_S = 900.0
 class PassActivities:
     """Built once per worker."""
 
-    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger, permits: Permits, steerings: Steerings) -> None:
+    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger, permits: Permits, steerings: Steerings, lanes: Lanes) -> None:
         self._settings = settings
         self._stores = stores
         self._ledger = ledger
         self._steerings = steerings
-        self._lanes = asyncio.Semaphore(LANES)
+        self._lanes = lanes
         self._readers = asyncio.Semaphore(READERS)
         self._collecting = Settler(settings, stores, ledger, None, record=nothing_recorded, collects=True)
         self._deleting = Settler(settings, stores, ledger, permits, record=self._record)

@@ -14,6 +14,7 @@ from typing import Any
 
 from activities._progress import pulse
 from activities.gate import Gate
+from activities.lanes import LANES
 from activities.listings import PAGE, joined
 from activities.outcomes import Outcomes
 from activities.scan_order import Done, Order, Slot, large_bytes
@@ -28,8 +29,6 @@ from replication.passes import Counters, Filters, ScanInput, ScanResult
 from replication.routes import Route
 from stores.registry import Stores
 
-LANES = 48
-"""Objects of one scan under way at once."""
 MAX_LARGE = 200
 MAX_LARGE_BYTES = 100 << 10
 FLUSH_S = 0.25

@@ -17,6 +17,7 @@ from temporalio.service import RPCError
 
 from activities._progress import pulse
 from activities.gate import Gate
+from activities.lanes import Lanes
 from replication.passes import SteeringShare
 from replication.routes import Route
 from replication.settings import Settings
@@ -65,7 +66,7 @@ class Steerings:
         self._stores: dict[str, Paces] = {}
 
     @asynccontextmanager
-    async def gate(self, workflow_id: str, route: Route, lanes: asyncio.Semaphore) -> AsyncIterator[Gate]:
+    async def gate(self, workflow_id: str, route: Route, lanes: Lanes) -> AsyncIterator[Gate]:
         """The gate of a scan, kept in line with its pass while the block runs."""
         async with self._using(workflow_id, route) as (found, paces):
             gate = Gate(lanes, [one.bytes for one in paces], [one.requests for one in paces])

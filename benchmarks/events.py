@@ -125,12 +125,13 @@ async def _full(lab: BenchLab, moto: MotoServer, client: Client, count: int) -> 
 async def _ended(client: Client, run: Run, keys: Sequence[str]) -> dict[str, float]:
     """When each key's workflow ended, in seconds since 1970; waits for all."""
     found: dict[str, float] = {}
+    wanted = {object_workflow_id(run.route, key): key for key in keys}
     while len(found) < len(keys):
         await asyncio.sleep(0.5)
         async for execution in client.list_workflows(f"DrayageRoute = '{run.route}' AND ExecutionStatus = 'Completed'", page_size=1000):
-            if execution.close_time is not None:
-                found[execution.id] = execution.close_time.timestamp()
-    return {key: found[object_workflow_id(run.route, key)] for key in keys}
+            if execution.close_time is not None and execution.id in wanted:
+                found[wanted[execution.id]] = execution.close_time.timestamp()
+    return found
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -10,9 +9,10 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from activities.gate import Gate
+from activities.lanes import Lanes
 from activities.outcomes import Repair
 from activities.passes import nothing_recorded
-from activities.scan import LANES, Scan
+from activities.scan import Scan
 from activities.settle import Settler
 from ledger.ledger import Ledger
 from replication.errors import ObjectError, ServerFault
@@ -111,7 +111,7 @@ async def passed(settings: Settings, stores: Stores, ledger: Ledger, number: int
     settler = Settler(settings, stores, ledger, None, record=nothing_recorded, collects=True)
     outcomes = Repair(asked, route, stores, settler, paired=False, workflow="")
     try:
-        result = await Scan(asked, route, stores, ledger, outcomes, Gate(asyncio.Semaphore(LANES))).run()
+        result = await Scan(asked, route, stores, ledger, outcomes, Gate(Lanes())).run()
     except ObjectError:
         return "aborted", 0
     if not number:
