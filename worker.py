@@ -53,7 +53,7 @@ WORKFLOWS: Sequence[type] = (ReplicateObject, ReconcileRoute, ReconcilePartition
 def build_workers(client: Client, settings: Settings, stores: Stores, ledger: Ledger, role: str) -> list[Worker]:
     """The workers of a role, not yet running."""
     permits, steerings, lanes = Permits(client, settings, stores), Steerings(client, settings), Lanes()
-    objects = ObjectActivities(settings, stores, ledger, permits, steerings, _await_objects(client, settings.temporal.control_queue))
+    objects = ObjectActivities(settings, stores, ledger, permits, steerings, lanes, _await_objects(client, settings.temporal.control_queue))
     passes = PassActivities(settings, stores, ledger, permits, steerings, lanes)
     sweeps = HousekeepingActivities(settings, stores, client)
     control: list[Callable[..., Any]] = [
@@ -63,16 +63,15 @@ def build_workers(client: Client, settings: Settings, stores: Stores, ledger: Le
     control += [passes.begin_pass, passes.split_range, passes.weigh_deletions, passes.end_pass]
     transfer: list[Callable[..., Any]] = [objects.copy_object, objects.copy_part_run]
     bulk: list[Callable[..., Any]] = [passes.scan_range, passes.delete_extra]
-    boundary = Boundary(settings.worker.retries.schedules, lanes)
     workers = []
     if role in ("all", "control"):
         queue, slots = settings.temporal.control_queue, settings.worker.control_slots
-        workers.append(_worker(client, settings, boundary, queue, slots, control, workflows=WORKFLOWS))
+        workers.append(_worker(client, settings, queue, slots, control, workflows=WORKFLOWS))
     if role in ("all", "transfer"):
         queue, slots = settings.temporal.transfer_queue, settings.worker.transfer_slots
-        workers.append(_worker(client, settings, boundary, queue, slots, transfer))
+        workers.append(_worker(client, settings, queue, slots, transfer))
         queue, slots = settings.temporal.bulk_queue, settings.worker.bulk_slots
-        workers.append(_worker(client, settings, boundary, queue, slots, bulk))
+        workers.append(_worker(client, settings, queue, slots, bulk))
     return workers
 
 
@@ -86,7 +85,6 @@ def _await_objects(client: Client, queue: str) -> AwaitObjects:
 def _worker(
     client: Client,
     settings: Settings,
-    boundary: Boundary,
     queue: str,
     slots: int,
     activities: list[Callable[..., Any]],
@@ -97,7 +95,7 @@ def _worker(
         task_queue=queue,
         workflows=workflows,
         activities=activities,
-        interceptors=[boundary],
+        interceptors=[Boundary(settings.worker.retries.schedules)],
         max_concurrent_activities=slots,
         max_concurrent_workflow_tasks=min(100, max(4, slots)) if workflows else None,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,

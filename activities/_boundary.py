@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -21,8 +20,6 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 from activities import metrics
 from activities._progress import BEAT_S, STALL_S, Pulse, current_pulse
-from activities.lanes import Lanes
-from replication import priorities
 from replication.errors import ObjectError, Retry, StoreTimeout
 from replication.retries import SCHEDULES, Schedule, next_delay
 
@@ -32,29 +29,18 @@ log = logging.getLogger("drayage.activity")
 class Boundary(Interceptor):
     """Worker interceptor: pulse, error mapping, metrics and one log line per failure."""
 
-    def __init__(
-        self,
-        schedules: Mapping[Retry, Schedule] = SCHEDULES,
-        lanes: Lanes | None = None,
-        *,
-        beat_s: float = BEAT_S,
-        stall_s: float = STALL_S,
-    ) -> None:
+    def __init__(self, schedules: Mapping[Retry, Schedule] = SCHEDULES, *, beat_s: float = BEAT_S, stall_s: float = STALL_S) -> None:
         self._schedules = schedules
-        self._lanes = lanes or Lanes()
         self._beat_s, self._stall_s = beat_s, stall_s
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
-        return _Inbound(next, self._schedules, self._lanes, self._beat_s, self._stall_s)
+        return _Inbound(next, self._schedules, self._beat_s, self._stall_s)
 
 
 class _Inbound(ActivityInboundInterceptor):
-    def __init__(
-        self, next: ActivityInboundInterceptor, schedules: Mapping[Retry, Schedule], lanes: Lanes, beat_s: float, stall_s: float
-    ) -> None:
+    def __init__(self, next: ActivityInboundInterceptor, schedules: Mapping[Retry, Schedule], beat_s: float, stall_s: float) -> None:
         super().__init__(next)
         self._schedules = schedules
-        self._lanes = lanes
         self._beat_s, self._stall_s = beat_s, stall_s
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
@@ -65,10 +51,8 @@ class _Inbound(ActivityInboundInterceptor):
         assert task is not None
         beats = asyncio.create_task(pulse.run(task, beat_s=self._beat_s, stall_s=self._stall_s))
         started = time.monotonic()
-        follows = info.priority.priority_key == priorities.EVENT
         try:
-            with self._lanes.following() if follows else nullcontext():
-                return await super().execute_activity(input)
+            return await super().execute_activity(input)
         except ObjectError as error:
             raise self._failure(error, pulse, input) from error
         except asyncio.CancelledError:

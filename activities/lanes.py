@@ -1,64 +1,91 @@
-"""How many objects all scans of a process have under way at once: fewer while the process follows changes."""
+"""How many objects all scans of a process have under way at once, and how fast they follow each other beside changes.
+
+What a machine is too busy for shows in its timers: one that rings late found no free core, or a queue before it. While a
+process follows changes, its scans go only as fast as the timers stay punctual, so that a change does not wait behind them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
+from activities._progress import pulse
+from stores.pace import Pace
+
 LANES = 48
-BESIDE = 8
-"""Enough for a scan to keep going, and few enough that a change does not queue behind it for a core or for a store."""
 LINGER_S = 1.0
 """How long after the last change the next one is expected."""
+TICK_S = 0.02
+TICKS = 10
+LATE_S = 0.003
+"""How late timers may be on average; beside changes alone it is a third of that."""
+FIRST_PER_S, LEAST_PER_S, MOST_PER_S = 200.0, 50.0, 10_000.0
+SLOWER, FASTER = 0.7, 1.1
 
 
 class Lanes:
-    """`async with lanes:` is one object of a scan. The longest waiting goes first."""
+    """`async with lanes:` is one object of a scan."""
 
-    def __init__(self, most: int = LANES, beside: int = BESIDE, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most, self._beside = most, beside
-        self._clock = clock
-        self._inside = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+    def __init__(self, most: int = LANES, *, lateness: Callable[[], Awaitable[float]] | None = None) -> None:
+        self._turns = asyncio.Semaphore(most)
+        self._pace = Pace(on_wait=lambda: pulse().touch())
+        self._lateness = lateness or timer_lateness
+        self._per_s: float | None = None
         self._following = 0
-        self._followed_until = clock()
+        self._followed_at = 0.0
+        self._governing: asyncio.Task[None] | None = None
+
+    @property
+    def per_s(self) -> float | None:
+        """How many objects a second may begin; None for as many as the lanes let through."""
+        return self._per_s
 
     @contextmanager
     def following(self) -> Iterator[None]:
         """A change is on its way through this process."""
         self._following += 1
+        if self._governing is None:
+            self._governing = asyncio.create_task(self._govern())
         try:
             yield
         finally:
             self._following -= 1
-            self._followed_until = self._clock() + LINGER_S
-
-    @property
-    def limit(self) -> int:
-        return self._beside if self._following or self._clock() < self._followed_until else self._most
+            self._followed_at = time.monotonic()
 
     async def __aenter__(self) -> None:
-        if self._inside < self.limit and not self._waiting:
-            self._inside += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                await self.__aexit__()
-            raise
+        await self._pace.take(1)
+        await self._turns.acquire()
 
     async def __aexit__(self, *_: object) -> None:
-        """Whoever waits, somebody is inside, who lets them in when leaving."""
-        self._inside -= 1
-        limit = self.limit
-        while self._waiting and self._inside < limit:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._inside += 1
-                turn.set_result(None)
+        self._turns.release()
+
+    async def _govern(self) -> None:
+        per_s = FIRST_PER_S
+        try:
+            while self._following or time.monotonic() < self._followed_at + LINGER_S:
+                self._set(per_s)
+                per_s = next_rate(per_s, await self._lateness())
+        finally:
+            self._set(None)
+            self._governing = None
+
+    def _set(self, per_s: float | None) -> None:
+        self._per_s = per_s
+        self._pace.set_rate(per_s)
+
+
+def next_rate(per_s: float, late_s: float) -> float:
+    """Down in big steps and up in small ones, as senders share a line."""
+    return max(LEAST_PER_S, per_s * SLOWER) if late_s > LATE_S else min(MOST_PER_S, per_s * FASTER)
+
+
+async def timer_lateness() -> float:
+    """By how many seconds timers of this event loop are late, on average over a fifth of a second."""
+    loop, late_s = asyncio.get_running_loop(), 0.0
+    for _ in range(TICKS):
+        due = loop.time() + TICK_S
+        await asyncio.sleep(TICK_S)
+        late_s += max(0.0, loop.time() - due)
+    return late_s / TICKS

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 
 from temporalio import activity
 
 from activities import metrics
 from activities._progress import PartRecord, pulse
 from activities.deletions import Permits
+from activities.lanes import Lanes
 from activities.recording import next_step, quarantined_for, record
 from activities.settle import Settler
 from activities.steering import Steerings
@@ -59,9 +61,11 @@ class ObjectActivities:
         ledger: Ledger,
         permits: Permits,
         steerings: Steerings,
+        lanes: Lanes,
         await_objects: AwaitObjects,
     ) -> None:
         self._streams = settings.worker.streams
+        self._lanes = lanes
         self._await_objects = await_objects
         self._stores = stores
         self._ledger = ledger
@@ -76,7 +80,8 @@ class ObjectActivities:
         """Looks at both sides, decides, and finishes whatever one small step can finish."""
         check_key(input.key)
         route = self._settler.route(input.route)
-        settlement = await self._settler.settle(route, input, pulse().advance)
+        with nullcontext() if input.cause == "pass" else self._lanes.following():
+            settlement = await self._settler.settle(route, input, pulse().advance)
         if settlement.waiting is not None:
             return settlement.model_copy(update={"waiting": await self._registered(route, settlement.waiting, input.waiting)})
         return _counted(route, settlement, input.changed_at)

@@ -11,8 +11,6 @@ from datetime import timedelta
 from temporalio.common import Priority, RetryPolicy
 from temporalio.workflow import ActivityCancellationType, ActivityConfig
 
-from replication import priorities
-
 TRANSFER_SUFFIX = "-transfer"
 """The transfer queue of a control queue `drayage` is `drayage-transfer`."""
 
@@ -53,10 +51,13 @@ RECORD = ActivityConfig(
 PATIENCE = 5
 """How often what failed after all its retries is begun again by a pass."""
 
+EVENT_PRIORITY = 2
+BULK_PRIORITY = 4
+
 
 def priority(route: str, *, bulk: bool = False) -> Priority:
     """Changes go before backfills, and routes share fairly."""
-    return Priority(priority_key=priorities.BULK if bulk else priorities.EVENT, fairness_key=route[:64])
+    return Priority(priority_key=BULK_PRIORITY if bulk else EVENT_PRIORITY, fairness_key=route[:64])
 
 
 DEFECTS: tuple[type[BaseException], ...] = (

@@ -1,89 +1,60 @@
-"""Objects of scans under way at once: all lanes alone, a few beside changes, in order, and none lost by a cancellation."""
+"""Objects of scans under way at once: all lanes, at full speed alone and as fast as timers stay punctual beside changes."""
 
 from __future__ import annotations
 
 import asyncio
 
-from activities.lanes import LINGER_S, Lanes
+from activities.lanes import FIRST_PER_S, LATE_S, LEAST_PER_S, MOST_PER_S, Lanes, next_rate, timer_lateness
+from tests.poll import eventually
 
 
-class Clock:
-    now = 100.0
+async def test_no_more_objects_are_under_way_than_there_are_lanes() -> None:
+    lanes, let_out, inside = Lanes(4), asyncio.Event(), 0
 
-    def __call__(self) -> float:
-        return self.now
+    async def pass_through() -> None:
+        nonlocal inside
+        async with lanes:
+            inside += 1
+            await let_out.wait()
 
-
-class Crowd:
-    """Objects that each hold a lane until they are let out."""
-
-    def __init__(self, lanes: Lanes) -> None:
-        self._lanes = lanes
-        self.inside: list[int] = []
-        self.tasks: list[asyncio.Task[None]] = []
-        self._out: dict[int, asyncio.Event] = {}
-
-    async def come(self, count: int) -> None:
-        for _ in range(count):
-            self.tasks.append(asyncio.create_task(self._object(len(self.tasks))))
-        await settled()
-
-    async def leave(self, number: int) -> None:
-        self._out[number].set()
-        await settled()
-
-    async def _object(self, number: int) -> None:
-        self._out[number] = asyncio.Event()
-        async with self._lanes:
-            self.inside.append(number)
-            await self._out[number].wait()
-            self.inside.remove(number)
+    objects = [asyncio.create_task(pass_through()) for _ in range(7)]
+    await eventually(lambda: inside == 4)
+    objects[0].cancel()
+    await eventually(lambda: inside == 5)
+    let_out.set()
+    await asyncio.gather(*objects, return_exceptions=True)
+    assert inside == 7
 
 
-async def settled() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
+async def test_beside_changes_scans_slow_down_while_timers_are_late_and_go_at_full_speed_afterwards() -> None:
+    lateness, rates = 10 * LATE_S, list[float | None]()
 
+    async def told() -> float:
+        rates.append(lanes.per_s)
+        await asyncio.sleep(0.001)
+        return lateness
 
-async def test_alone_all_lanes_are_taken_and_the_longest_waiting_goes_first() -> None:
-    crowd = Crowd(Lanes(4, 2))
-    await crowd.come(7)
-    assert crowd.inside == [0, 1, 2, 3]
-    await crowd.leave(2)
-    assert crowd.inside == [0, 1, 3, 4]
-
-
-async def test_beside_a_change_few_are_let_in_and_all_again_a_second_after_the_last_one() -> None:
-    clock = Clock()
-    lanes = Lanes(4, 2, clock=clock)
-    crowd = Crowd(lanes)
-    await crowd.come(8)
+    lanes = Lanes(4, lateness=told)
     with lanes.following():
-        await crowd.leave(0)
-        await crowd.leave(1)
-        assert crowd.inside == [2, 3], "nobody is let in until fewer than two are inside"
-        await crowd.leave(2)
-        assert crowd.inside == [3, 4]
-    await crowd.leave(3)
-    assert crowd.inside == [4, 5], "the next change is expected"
-    clock.now += LINGER_S
-    await crowd.leave(4)
-    assert crowd.inside == [5, 6, 7]
+        await eventually(lambda: rates[-1:] == [LEAST_PER_S])
+        lateness = 0.0
+        await eventually(lambda: rates[-1:] == [MOST_PER_S])
+    assert rates[0] == FIRST_PER_S
+    await eventually(lambda: lanes.per_s is None)
+    with lanes.following():
+        await eventually(lambda: lanes.per_s is not None)
 
 
-async def test_one_that_is_cancelled_while_it_waits_or_as_it_is_let_in_takes_no_lane_along() -> None:
-    crowd = Crowd(Lanes(1, 1))
-    await crowd.come(4)
-    crowd.tasks[1].cancel()
-    await settled()
-    crowd._out[0].set()
-    while 0 in crowd.inside:
+def test_the_rate_falls_faster_than_it_rises_and_stays_within_bounds() -> None:
+    assert 1 - next_rate(1000.0, LATE_S * 1.1) / 1000.0 > next_rate(1000.0, LATE_S * 0.9) / 1000.0 - 1 > 0
+    assert (next_rate(LEAST_PER_S, 1.0), next_rate(MOST_PER_S, 0.0)) == (LEAST_PER_S, MOST_PER_S)
+
+
+async def test_a_loop_that_is_kept_busy_has_late_timers() -> None:
+    measuring = asyncio.create_task(timer_lateness())
+    while not measuring.done():
+        until = asyncio.get_running_loop().time() + 0.05
+        while asyncio.get_running_loop().time() < until:
+            pass
         await asyncio.sleep(0)
-    crowd.tasks[2].cancel()  # it was given the lane in the same turn of the loop
-    await settled()
-    assert crowd.inside == [3]
-    await crowd.leave(3)
-    await crowd.come(1)
-    assert crowd.inside == [4]
-    crowd.tasks[4].cancel()
-    await asyncio.gather(*crowd.tasks, return_exceptions=True)
+    assert measuring.result() > LATE_S
