@@ -27,10 +27,10 @@ from activities import metrics
 from activities._boundary import Boundary
 from activities.deletions import Permits
 from activities.housekeeping import HousekeepingActivities
-from activities.lanes import Lanes
 from activities.objects import AwaitObjects, ObjectActivities
 from activities.passes import PassActivities
 from activities.steering import Steerings
+from activities.turns import Turns
 from ledger.ledger import Ledger
 from replication.errors import SettingsError
 from replication.logs import configure_logging
@@ -52,9 +52,9 @@ WORKFLOWS: Sequence[type] = (ReplicateObject, ReconcileRoute, ReconcilePartition
 
 def build_workers(client: Client, settings: Settings, stores: Stores, ledger: Ledger, role: str) -> list[Worker]:
     """The workers of a role, not yet running."""
-    permits, steerings, lanes = Permits(client, settings, stores), Steerings(client, settings), Lanes()
-    objects = ObjectActivities(settings, stores, ledger, permits, steerings, lanes, _await_objects(client, settings.temporal.control_queue))
-    passes = PassActivities(settings, stores, ledger, permits, steerings, lanes)
+    permits, steerings, turns = Permits(client, settings, stores), Steerings(client, settings), Turns()
+    objects = ObjectActivities(settings, stores, ledger, permits, steerings, turns, _await_objects(client, settings.temporal.control_queue))
+    passes = PassActivities(settings, stores, ledger, permits, steerings, turns)
     sweeps = HousekeepingActivities(settings, stores, client)
     control: list[Callable[..., Any]] = [
         objects.settle_object, objects.complete_copy, objects.abort_copy, objects.quarantine_object,

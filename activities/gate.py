@@ -7,16 +7,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from activities._progress import pulse
-from activities.lanes import Lanes
+from activities.turns import Turns
 from replication.passes import SteeringShare
 from stores.pace import Pace
 
 
 class Gate:
-    """The gate of one scan. `lanes` are shared by all scans of the process, `bytes` and `requests` by whom they concern."""
+    """The gate of one scan. `turns` are shared by all scans of the process, `bytes` and `requests` by whom they concern."""
 
-    def __init__(self, lanes: Lanes, bytes: Sequence[Pace] = (), requests: Sequence[Pace] = ()) -> None:
-        self._lanes = lanes
+    def __init__(self, turns: Turns, bytes: Sequence[Pace] = (), requests: Sequence[Pace] = ()) -> None:
+        self._turns = turns
         self._bytes, self._requests = bytes, requests
         self._paused = False
         self._limit: int | None = None
@@ -40,7 +40,7 @@ class Gate:
                 await pace.take(requests)
             for pace in self._bytes:
                 await pace.take(size_bytes)
-            async with self._lanes:
+            async with self._turns:
                 yield
         finally:
             self._inside -= 1

@@ -12,10 +12,10 @@ from temporalio import activity
 from activities import metrics
 from activities._progress import PartRecord, pulse
 from activities.deletions import Permits
-from activities.lanes import Lanes
 from activities.recording import next_step, quarantined_for, record
 from activities.settle import Settler
 from activities.steering import Steerings
+from activities.turns import Turns
 from ledger.ledger import Ledger
 from replication.errors import IntegrityMismatch, RouteChanged, UploadCorrupt
 from replication.keys import check_key
@@ -61,11 +61,11 @@ class ObjectActivities:
         ledger: Ledger,
         permits: Permits,
         steerings: Steerings,
-        lanes: Lanes,
+        turns: Turns,
         await_objects: AwaitObjects,
     ) -> None:
         self._streams = settings.worker.streams
-        self._lanes = lanes
+        self._turns = turns
         self._await_objects = await_objects
         self._stores = stores
         self._ledger = ledger
@@ -80,7 +80,7 @@ class ObjectActivities:
         """Looks at both sides, decides, and finishes whatever one small step can finish."""
         check_key(input.key)
         route = self._settler.route(input.route)
-        with nullcontext() if input.cause == "pass" else self._lanes.following():
+        with nullcontext() if input.cause == "pass" else self._turns.following():
             settlement = await self._settler.settle(route, input, pulse().advance)
         if settlement.waiting is not None:
             return settlement.model_copy(update={"waiting": await self._registered(route, settlement.waiting, input.waiting)})

@@ -11,13 +11,13 @@ from temporalio import activity
 from activities._progress import pulse
 from activities.deletions import Permits
 from activities.examine import READERS, Verify
-from activities.lanes import Lanes
 from activities.outcomes import EVERYBODYS, Outcomes, Plan, Repair
 from activities.recording import audit_of
 from activities.scan import Scan
 from activities.settle import Settler
 from activities.splitting import Splitter
 from activities.steering import Steerings
+from activities.turns import Turns
 from ledger.ledger import Ledger
 from ledger.rows import PassRecord, PendingDeletion
 from replication.errors import ObjectError
@@ -48,12 +48,12 @@ CLOCKS_S = 900.0
 class PassActivities:
     """Built once per worker."""
 
-    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger, permits: Permits, steerings: Steerings, lanes: Lanes) -> None:
+    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger, permits: Permits, steerings: Steerings, turns: Turns) -> None:
         self._settings = settings
         self._stores = stores
         self._ledger = ledger
         self._steerings = steerings
-        self._lanes = lanes
+        self._turns = turns
         self._readers = asyncio.Semaphore(READERS)
         self._collecting = Settler(settings, stores, ledger, None, record=nothing_recorded, collects=True)
         self._deleting = Settler(settings, stores, ledger, permits, record=self._record)
@@ -104,7 +104,7 @@ class PassActivities:
     async def scan_range(self, input: ScanInput) -> ScanResult:
         """One stretch of a range; another attempt goes on where this one left off."""
         route = self._settings.route(input.route)
-        async with self._steerings.gate(pass_workflow_id(input.mode, input.route), route, self._lanes) as gate:
+        async with self._steerings.gate(pass_workflow_id(input.mode, input.route), route, self._turns) as gate:
             return await Scan(input, route, self._stores, self._ledger, self._outcomes(input), gate).run()
 
     def _outcomes(self, input: ScanInput) -> Outcomes:

@@ -14,10 +14,10 @@ from typing import Any
 
 from activities._progress import pulse
 from activities.gate import Gate
-from activities.lanes import LANES
 from activities.listings import PAGE, joined
 from activities.outcomes import Outcomes
 from activities.scan_order import Done, Order, Slot, large_bytes
+from activities.turns import AT_ONCE
 from ledger.ledger import Ledger
 from ledger.rows import PendingDeletion
 from replication.compare import ARCHIVES, compare
@@ -46,7 +46,7 @@ class Scan:
         self._gate = gate
         self._kinds = stores.get(route.source.store).kind, stores.get(route.destination.store).kind
         self._order = Order()
-        self._work: asyncio.Queue[tuple[Slot, str, ListedObject]] = asyncio.Queue(2 * LANES)
+        self._work: asyncio.Queue[tuple[Slot, str, ListedObject]] = asyncio.Queue(2 * AT_ONCE)
         self._moved = asyncio.Event()
         self._result = _resumed(asked)
         self._listed_all = asyncio.Event()
@@ -59,12 +59,12 @@ class Scan:
     async def run(self) -> ScanResult:
         """Raises what a listing or the ledger raises, once everything under way is recorded or given up."""
         async with _Tasks() as tasks:
-            lanes = [tasks.start(self._lane()) for _ in range(LANES)]
+            working = [tasks.start(self._work_on()) for _ in range(AT_ONCE)]
             flusher = tasks.start(self._flush_on())
-            await tasks.first_of(tasks.start(self._read()), flusher, *lanes)
+            await tasks.first_of(tasks.start(self._read()), flusher, *working)
             self._listed_all.set()
             self._moved.set()
-            await tasks.first_of(flusher, *lanes)
+            await tasks.first_of(flusher, *working)
         return self._result.model_copy(update={"ended": self._ended})
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ class Scan:
         return len(large) >= MAX_LARGE or large_bytes(large) >= MAX_LARGE_BYTES
 
     async def _take(self, batch: list[Row]) -> None:
-        """Sorts the rows of a batch: what needs nothing is counted at once, the rest goes to the lanes."""
+        """Sorts the rows of a batch: what needs nothing is counted at once, the rest goes to the queue."""
         idle, last = Done(), ""
         for below, source, replica, receipt in batch:
             last = below
@@ -196,7 +196,7 @@ class Scan:
 
     # --- working -----------------------------------------------------------------------------------------------------
 
-    async def _lane(self) -> None:
+    async def _work_on(self) -> None:
         while True:
             slot, verdict, listed = await self._work.get()
             key, missing = self._route.source.prefix + slot.key, verdict == "missing"

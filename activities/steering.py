@@ -17,7 +17,7 @@ from temporalio.service import RPCError
 
 from activities._progress import pulse
 from activities.gate import Gate
-from activities.lanes import Lanes
+from activities.turns import Turns
 from replication.passes import SteeringShare
 from replication.routes import Route
 from replication.settings import Settings
@@ -66,10 +66,10 @@ class Steerings:
         self._stores: dict[str, Paces] = {}
 
     @asynccontextmanager
-    async def gate(self, workflow_id: str, route: Route, lanes: Lanes) -> AsyncIterator[Gate]:
+    async def gate(self, workflow_id: str, route: Route, turns: Turns) -> AsyncIterator[Gate]:
         """The gate of a scan, kept in line with its pass while the block runs."""
         async with self._using(workflow_id, route) as (found, paces):
-            gate = Gate(lanes, [one.bytes for one in paces], [one.requests for one in paces])
+            gate = Gate(turns, [one.bytes for one in paces], [one.requests for one in paces])
             found.gates.add(gate)
             self._share_out(found)
             try:

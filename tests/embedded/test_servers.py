@@ -127,10 +127,15 @@ def test_seaweedfs_has_volumes_for_any_number_of_buckets(seaweed: SeaweedFS) -> 
 
 
 def test_a_bucket_may_be_created_twice(seaweed: SeaweedFS, fake_gcs: FakeGcs, moto_s3: MotoServer, bucket_name: Callable[[], str]) -> None:
+    bucket = bucket_name()
     for server in (seaweed, fake_gcs, moto_s3):
-        bucket = bucket_name()
         server.create_bucket(bucket)
         server.create_bucket(bucket)
+    for s3_server in (seaweed, moto_s3):
+        with s3_of(s3_server) as client:
+            assert [found["Name"] for found in client.list_buckets()["Buckets"]].count(bucket) == 1
+    status, answer = http_json(fake_gcs.ports[0], "GET", f"/storage/v1/b/{bucket}")
+    assert (status, answer["name"]) == (200, bucket)
 
 
 async def test_a_suspended_server_holds_connections_and_answers_after_resume() -> None:

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from activities.gate import Gate
-from activities.lanes import Lanes
 from activities.outcomes import Repair
 from activities.passes import nothing_recorded
 from activities.scan import Scan
 from activities.settle import Settler
+from activities.turns import Turns
 from ledger.ledger import Ledger
 from replication.errors import ObjectError, ServerFault
 from replication.models import ABSENT, Attributes, ListedObject, SettleInput
@@ -111,7 +111,7 @@ async def passed(settings: Settings, stores: Stores, ledger: Ledger, number: int
     settler = Settler(settings, stores, ledger, None, record=nothing_recorded, collects=True)
     outcomes = Repair(asked, route, stores, settler, paired=False, workflow="")
     try:
-        result = await Scan(asked, route, stores, ledger, outcomes, Gate(Lanes())).run()
+        result = await Scan(asked, route, stores, ledger, outcomes, Gate(Turns())).run()
     except ObjectError:
         return "aborted", 0
     if not number:

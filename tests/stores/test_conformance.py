@@ -675,6 +675,7 @@ async def test_deleting_an_absent_key_succeeds(case: Case) -> None:
     await case.store.delete(case.bucket, case.key(), info.version)
     await case.store.delete(case.bucket, case.key(), info.version)
     await case.store.delete(case.bucket, case.key("never/was"), info.version)
+    assert await case.listed() == []
 
 
 # --- probes ------------------------------------------------------------------------------------------------------------

@@ -46,7 +46,9 @@ def test_no_bytes_do_anything_but_load_or_be_refused(content: bytes, content_enc
         load(content, content_encoding)
         list(parse_lines(content))
     except InvalidManifest as refused:
-        str(refused).encode()
+        message = str(refused)
+        assert message.encode()
+        assert "\n" not in message
 
 
 # --- the malformed ---------------------------------------------------------------------------------------------------

@@ -1,19 +1,19 @@
-"""Objects of scans under way at once: all lanes, at full speed alone and as fast as timers stay punctual beside changes."""
+"""Objects of scans under way at once: all turns, at full speed alone and as fast as timers stay punctual beside changes."""
 
 from __future__ import annotations
 
 import asyncio
 
-from activities.lanes import FIRST_PER_S, LATE_S, LEAST_PER_S, MOST_PER_S, Lanes, next_rate, timer_lateness
+from activities.turns import FIRST_PER_S, LATE_S, LEAST_PER_S, MOST_PER_S, Turns, next_rate, timer_lateness
 from tests.poll import eventually
 
 
-async def test_no_more_objects_are_under_way_than_there_are_lanes() -> None:
-    lanes, let_out, inside = Lanes(4), asyncio.Event(), 0
+async def test_no_more_objects_are_under_way_than_there_are_turns() -> None:
+    turns, let_out, inside = Turns(4), asyncio.Event(), 0
 
     async def pass_through() -> None:
         nonlocal inside
-        async with lanes:
+        async with turns:
             inside += 1
             await let_out.wait()
 
@@ -30,19 +30,19 @@ async def test_beside_changes_scans_slow_down_while_timers_are_late_and_go_at_fu
     lateness, rates = 10 * LATE_S, list[float | None]()
 
     async def told() -> float:
-        rates.append(lanes.per_s)
+        rates.append(turns.per_s)
         await asyncio.sleep(0.001)
         return lateness
 
-    lanes = Lanes(4, lateness=told)
-    with lanes.following():
+    turns = Turns(4, lateness=told)
+    with turns.following():
         await eventually(lambda: rates[-1:] == [LEAST_PER_S])
         lateness = 0.0
         await eventually(lambda: rates[-1:] == [MOST_PER_S])
     assert rates[0] == FIRST_PER_S
-    await eventually(lambda: lanes.per_s is None)
-    with lanes.following():
-        await eventually(lambda: lanes.per_s is not None)
+    await eventually(lambda: turns.per_s is None)
+    with turns.following():
+        await eventually(lambda: turns.per_s is not None)
 
 
 def test_the_rate_falls_faster_than_it_rises_and_stays_within_bounds() -> None:

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from activities._progress import pulse
 from stores.pace import Pace
 
-LANES = 48
+AT_ONCE = 48
+"""Objects under way, over all scans."""
 LINGER_S = 1.0
 """How long after the last change the next one is expected."""
 TICK_S = 0.02
@@ -25,10 +26,10 @@ FIRST_PER_S, LEAST_PER_S, MOST_PER_S = 200.0, 50.0, 10_000.0
 SLOWER, FASTER = 0.7, 1.1
 
 
-class Lanes:
-    """`async with lanes:` is one object of a scan."""
+class Turns:
+    """`async with turns:` is one object of a scan."""
 
-    def __init__(self, most: int = LANES, *, lateness: Callable[[], Awaitable[float]] | None = None) -> None:
+    def __init__(self, most: int = AT_ONCE, *, lateness: Callable[[], Awaitable[float]] | None = None) -> None:
         self._turns = asyncio.Semaphore(most)
         self._pace = Pace(on_wait=lambda: pulse().touch())
         self._lateness = lateness or timer_lateness
@@ -39,7 +40,7 @@ class Lanes:
 
     @property
     def per_s(self) -> float | None:
-        """How many objects a second may begin; None for as many as the lanes let through."""
+        """How many objects a second may begin; None for no limit."""
         return self._per_s
 
     @contextmanager
