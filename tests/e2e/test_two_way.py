@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import itertools
+import random
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from temporalio.client import Client
@@ -20,6 +24,8 @@ from tests.e2e.sides import Side
 from tests.lab import FAST_RETRIES, Lab
 from workflows.start import start_object
 
+T = TypeVar("T")
+
 
 class Pair:
     """Sides `a` and `b` with the routes `ab` and `ba` between them, below one prefix."""
@@ -29,6 +35,13 @@ class Pair:
 
     async def put(self, side: Side, key: str, data: bytes) -> None:
         await asyncio.to_thread(side.put, self.prefix + key, data)
+
+    async def change(self, side: Side, key: str, what: str, text: str) -> None:
+        """What a user does: `write` or `delete`."""
+        if what == "write":
+            await self.put(side, key, text.encode())
+        else:
+            await asyncio.to_thread(side.delete, self.prefix + key)
 
     async def look(self, route: str, key: str) -> ReplicateObjectResult:
         handle = await start_object(self.lab.client, self.lab.queue, route, self.prefix + key, "event")
@@ -149,3 +162,48 @@ async def test_a_deleted_object_does_not_come_back_from_its_replica(pair: OpenPa
         await asyncio.to_thread(two.a.delete, two.prefix + "k")
         assert await two.settle("k") == ["source-deleted"]
         assert await two.content("k") == (None, None)
+
+
+SEEDS = 50
+WAYS = list(itertools.product(("delete", "write"), repeat=2))
+
+
+async def test_users_of_both_sides_at_once_and_the_routes_between_them_come_to_rest(pair: OpenPair) -> None:
+    """A write beats a deletion on the other side, two deletions are one, and no route deletes more than once."""
+    opened: AbstractAsyncContextManager[Pair] = pair("s3", "s3b", deletes="mirror")
+    async with opened as two:
+        turns = asyncio.Semaphore(8)
+
+        async def raced(seed: int) -> tuple[str | None, str | None]:
+            key, chance, (on_a, on_b) = f"k{seed}", random.Random(seed), WAYS[seed % len(WAYS)]
+            async with turns:
+                await two.put(two.a, key, b"common")
+                await two.settle(key)
+                barrier = asyncio.Barrier(4)
+
+                async def at_once(work: Callable[[], Awaitable[T]]) -> T:
+                    await barrier.wait()
+                    await asyncio.sleep(chance.uniform(0, 0.2))
+                    return await work()
+
+                _, _, ab, ba = await asyncio.gather(
+                    at_once(partial(two.change, two.a, key, on_a, f"a{seed}")),
+                    at_once(partial(two.change, two.b, key, on_b, f"b{seed}")),
+                    at_once(partial(two.look, "ab", key)),
+                    at_once(partial(two.look, "ba", key)),
+                )
+                wrote = [look.reason for look in (ab, ba) if look.outcome == "deleted"] + await two.settle(key)
+                assert wrote.count("source-deleted") <= 1, (seed, wrote)
+                return await two.content(key)
+
+        ends = await asyncio.gather(*(raced(seed) for seed in range(SEEDS)))
+    for seed, (here, there) in enumerate(ends):
+        assert here == there, seed
+        written: set[str | None] = {
+            digest(f"{side}{seed}") for side, done in zip("ab", WAYS[seed % len(WAYS)], strict=True) if done == "write"
+        }
+        assert here in (written or {None}), seed
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

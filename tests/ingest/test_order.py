@@ -8,6 +8,8 @@ import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+
 from replication.ids import object_workflow_id
 from tests.ingest.conftest import Rig
 from tests.ingest.test_events import s3_body, s3_record
@@ -28,9 +30,9 @@ def old_event(rig: Rig, key: str, what: int) -> dict[str, Any]:
     return {**record, "eventTime": f"2020-01-01T00:00:{what:02}.000Z"}
 
 
-async def settled(rig: Rig) -> None:
+async def settled(rig: Rig, timeout_s: float = 60) -> None:
     """Every message is deleted and no workflow of the route runs."""
-    await eventually(lambda: rig.queue.left() == 0, 60, interval_s=0.05)
+    await eventually(lambda: rig.queue.left() == 0, timeout_s, interval_s=0.05)
 
     handles = [rig.client.get_workflow_handle(object_workflow_id(rig.route, key)) for key in rig.source.keys()]
 
@@ -121,7 +123,8 @@ async def test_delete_event_after_recreate_leaves_the_replica(rig: Rig) -> None:
         assert writes(replica) == ["PUT k"]
 
 
-async def test_a_redrive_of_a_thousand_old_events_writes_nothing(rig: Rig) -> None:
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
+async def test_a_redrive_of_old_events_writes_nothing(rig: Rig, count: int) -> None:
     keys = [f"k{number}" for number in range(20)]
     for key in keys:
         rig.source.put(key, key.encode())
@@ -132,9 +135,9 @@ async def test_a_redrive_of_a_thousand_old_events_writes_nothing(rig: Rig) -> No
             await settled(rig)
             before, looks = writes(replica), len(source.log)
             assert sorted(before) == sorted(f"PUT {key}" for key in keys)
-            events = [old_event(rig, keys[number % len(keys)], number // len(keys) % len(HISTORY)) for number in range(1000)]
+            events = [old_event(rig, keys[number % len(keys)], number // len(keys) % len(HISTORY)) for number in range(count)]
             rig.queue.send_many([s3_body(*events[at : at + 10]) for at in range(0, len(events), 10)])
-            await settled(rig)
+            await settled(rig, 200)
         assert len(source.log) > looks, "the events were looked at"
         assert writes(replica) == before
     assert all(rig.is_replicated(key, key.encode()) for key in keys)
