@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import datetime
 
 from activities._progress import pulse
 from activities.following import Following
@@ -36,6 +38,8 @@ from stores.compare_bytes import first_difference
 from stores.observe import View, observe
 from stores.registry import Stores
 
+GRACE_S = 3.0
+"""How old an object must be to count as wrong: so long an event may be under way to its replica."""
 READERS = 16
 """Objects of one process whose bytes are read at once."""
 
@@ -82,7 +86,18 @@ class Verify(Common):
     # --- keys with a source --------------------------------------------------------------------------------------------
 
     async def _examined(self, key: str) -> Done:
+        """Looks again at what is wrong with an object that was stored a moment ago, when it is old enough."""
+        view, done = await self._look(key)
+        if done.findings and view.source_info is not None and (wait_s := _grace_s(view.source_info.version.modified)):
+            await asyncio.sleep(wait_s)
+            _, done = await self._look(key)
+        return done
+
+    async def _look(self, key: str) -> tuple[View, Done]:
         view = await observe(self._route, key, self._stores, paired=self._paired)
+        return view, await self._judged(key, view)
+
+    async def _judged(self, key: str, view: View) -> Done:
         if view.source_info is None:  # it went after it was listed, and a deletion may be under way
             return Done().count(kept=1, requests=2)
         seen = self._compared(view)
@@ -169,6 +184,12 @@ class Verify(Common):
         if self._paired and anomaly.name == "foreign":  # a user's object, which the route back replicates
             return Done().count(requests=2)
         return self._found(key, [anomaly], "extra")
+
+
+def _grace_s(modified: datetime | None) -> float:
+    """How long an object stays too young; 0.0 for one without a time, and for one of the future, by a clock that is off."""
+    age_s = time.time() - modified.timestamp() if modified is not None else -1.0
+    return GRACE_S - age_s if 0 <= age_s < GRACE_S else 0.0
 
 
 def _leaf(key: str, seen: Compared) -> VerifiedLeaf:
