@@ -29,6 +29,7 @@ from activities.deletions import Permits
 from activities.housekeeping import HousekeepingActivities
 from activities.objects import AwaitObjects, ObjectActivities
 from activities.passes import PassActivities
+from activities.shares import Shares
 from activities.steering import Steerings
 from activities.turns import Turns
 from ledger.ledger import Ledger
@@ -52,7 +53,7 @@ WORKFLOWS: Sequence[type] = (ReplicateObject, ReconcileRoute, ReconcilePartition
 
 def build_workers(client: Client, settings: Settings, stores: Stores, ledger: Ledger, role: str) -> list[Worker]:
     """The workers of a role, not yet running."""
-    permits, steerings, turns = Permits(client, settings, stores), Steerings(client, settings), Turns()
+    permits, steerings, turns = Permits(client, settings, stores), Steerings(client, settings, Shares(ledger)), Turns()
     objects = ObjectActivities(settings, stores, ledger, permits, steerings, turns, _await_objects(client, settings.temporal.control_queue))
     passes = PassActivities(settings, stores, ledger, permits, steerings, turns)
     sweeps = HousekeepingActivities(settings, stores, client)

@@ -8,14 +8,16 @@ from contextlib import asynccontextmanager
 
 from activities._progress import pulse
 from activities.turns import Turns
-from replication.passes import SteeringShare
+from replication.passes import SteeringShare, objects_at_once
 from stores.pace import Pace
 
 
 class Gate:
-    """The gate of one scan. `turns` are shared by all scans of the process, `bytes` and `requests` by whom they concern."""
+    """The gate of one partition's scan. `turns` are shared by all scans of the process, `bytes` and `requests` by whom they
+    concern."""
 
-    def __init__(self, turns: Turns, bytes: Sequence[Pace] = (), requests: Sequence[Pace] = ()) -> None:
+    def __init__(self, partition: int, turns: Turns, bytes: Sequence[Pace] = (), requests: Sequence[Pace] = ()) -> None:
+        self._partition = partition
         self._turns = turns
         self._bytes, self._requests = bytes, requests
         self._paused = False
@@ -25,9 +27,8 @@ class Gate:
 
     def steer(self, share: SteeringShare) -> None:
         """Takes over whether the pass is paused, and this scan's share of its objects at once."""
-        steering, scans = share.steering, max(1, share.scans)
-        self._paused = steering.paused
-        self._limit = max(1, steering.concurrency // scans) if steering.concurrency else None
+        self._paused = share.steering.paused
+        self._limit = objects_at_once(share.steering.concurrency, self._partition, share.partitions)
         self._changed.set()
 
     @asynccontextmanager
@@ -45,6 +46,11 @@ class Gate:
         finally:
             self._inside -= 1
             self._changed.set()
+
+    async def listed(self) -> None:
+        """Waits until a page of a listing may be asked for."""
+        for pace in self._requests:
+            await pace.take(1)
 
     async def _turn(self) -> None:
         while self._paused or (self._limit is not None and self._inside >= self._limit):

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
 
+from activities.gate import Gate
 from ledger.ledger import Ledger
 from replication.errors import ServerFault
 from replication.merge import Row, Stream, take_rows
@@ -61,16 +62,17 @@ class Ahead:
 
 
 async def joined(
-    route: Route, stores: Stores, ledger: Ledger, prefix: str, keys: KeyRange, page_size: int = PAGE
+    route: Route, stores: Stores, ledger: Ledger, gate: Gate, prefix: str, keys: KeyRange, page_size: int = PAGE
 ) -> AsyncGenerator[list[Row], None]:
     """Batches of (key below the route's prefix, source, replica, receipt) of a range, in key order.
 
-    The destination is asked first: an object that comes into being meanwhile then looks like one without a replica, never
-    like a replica without a source. Raises whatever a listing raises; what came before is right all the same.
+    Each page of a listing passes the gate. The destination is asked first: an object that comes into being meanwhile then
+    looks like one without a replica, never like a replica without a source. Raises whatever a listing raises; what came before
+    is right all the same.
     """
     sides = [
-        Ahead(_listed(stores, route.destination, prefix, keys, page_size)),
-        Ahead(_listed(stores, route.source, prefix, keys, page_size)),
+        Ahead(_listed(stores, gate, route.destination, prefix, keys, page_size)),
+        Ahead(_listed(stores, gate, route.source, prefix, keys, page_size)),
         Ahead(_receipts(ledger, route, prefix, keys)),
     ]
     replica, source, receipt = (side.stream for side in sides)
@@ -87,11 +89,14 @@ async def joined(
             await side.close()
 
 
-async def _listed(stores: Stores, location: LocationSettings, prefix: str, keys: KeyRange, page_size: int) -> AsyncIterator[Page]:
+async def _listed(
+    stores: Stores, gate: Gate, location: LocationSettings, prefix: str, keys: KeyRange, page_size: int
+) -> AsyncIterator[Page]:
     cut = len(location.prefix)
     start = location.prefix + keys.after if keys.after else ""
     pages = stores.get(location.store).list_objects(location.bucket, location.prefix + prefix, start_after=start, page_size=page_size)
     async for page in pages:
+        await gate.listed()
         names = [entry.key[cut:] for entry in page]
         count = _up_to(names, keys.up_to)
         if count:

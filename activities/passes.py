@@ -11,6 +11,7 @@ from temporalio import activity
 from activities._progress import pulse
 from activities.deletions import Permits
 from activities.examine import READERS, Verify
+from activities.gate import Gate
 from activities.outcomes import EVERYBODYS, Outcomes, Plan, Repair
 from activities.recording import audit_of
 from activities.scan import Scan
@@ -41,6 +42,8 @@ from stores.registry import Stores
 
 DELETED_AT_ONCE = 16
 DELETIONS_PER_STEP = 1_000
+DELETION_REQUESTS = 3
+"""A look at each side, and the deletion."""
 CLOCKS_S = 900.0
 """How far a store's clock may be off: what changed so long before a verification began counts as changed since."""
 
@@ -104,7 +107,7 @@ class PassActivities:
     async def scan_range(self, input: ScanInput) -> ScanResult:
         """One stretch of a range; another attempt goes on where this one left off."""
         route = self._settings.route(input.route)
-        async with self._steerings.gate(pass_workflow_id(input.mode, input.route), route, self._turns) as gate:
+        async with self._steerings.gate(pass_workflow_id(input.mode, input.route), input.number, route, self._turns) as gate:
             return await Scan(input, route, self._stores, self._ledger, self._outcomes(input), gate).run()
 
     def _outcomes(self, input: ScanInput) -> Outcomes:
@@ -130,8 +133,10 @@ class PassActivities:
         """Looks at collected replicas again, one by one, and deletes those whose source is proved absent."""
         pending = await self._ledger.pending_deletions(input.route, pass_id=input.pass_id, after=input.after, limit=DELETIONS_PER_STEP)
         result = ExtraResult(cursor=pending[-1].key if pending else input.after, ended=len(pending) < DELETIONS_PER_STEP)
-        settler, gate = self._approved if input.approved else self._deleting, asyncio.Semaphore(DELETED_AT_ONCE)
-        looks = await asyncio.gather(*(self._delete(settler, gate, one) for one in pending))
+        settler, slots = self._approved if input.approved else self._deleting, asyncio.Semaphore(DELETED_AT_ONCE)
+        paced = self._steerings.gate(pass_workflow_id("repair", input.route), 0, self._settings.route(input.route), self._turns)
+        async with paced as gate:
+            looks = await asyncio.gather(*(self._delete(settler, slots, gate, one) for one in pending))
         told = [look for look in looks if isinstance(look, str)]
         return result.model_copy(
             update={
@@ -143,8 +148,8 @@ class PassActivities:
             }
         )
 
-    async def _delete(self, settler: Settler, gate: asyncio.Semaphore, pending: PendingDeletion) -> str:
-        async with gate:
+    async def _delete(self, settler: Settler, slots: asyncio.Semaphore, gate: Gate, pending: PendingDeletion) -> str:
+        async with slots, gate.admit(0, DELETION_REQUESTS):
             route, absent_for_s = self._settings.route(pending.route), time.time() - pending.since
             asked = SettleInput(route=pending.route, key=pending.key, cause="pass", absent_for_s=absent_for_s)
             try:

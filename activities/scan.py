@@ -74,7 +74,7 @@ class Scan:
         keys = self._asked.keys.model_copy(update={"after": self._result.cursor or self._asked.keys.after})
         looked_at, quick_until = 0, time.monotonic() + self._asked.quick_s
         asked, size = self._asked, min(PAGE, self._asked.max_keys)
-        async with aclosing(joined(self._route, self._stores, self._ledger, asked.filters.prefix, keys, size)) as rows:
+        async with aclosing(joined(self._route, self._stores, self._ledger, self._gate, asked.filters.prefix, keys, size)) as rows:
             async for batch in rows:
                 pulse().touch()
                 await self._take(batch)

@@ -1,7 +1,7 @@
 """Tells what a pass has under way in this process what its operators want, a second after they said it.
 
-Limits hold over all workers: each process takes the share of a limit that its scans have of all scans of the pass. What a
-store may take is shared by every pass in the process.
+Limits hold over all workers: each process takes its share (`activities/shares.py`) of what the pass may take, and of what each
+store may take, whichever passes use it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from temporalio.service import RPCError
 
 from activities._progress import pulse
 from activities.gate import Gate
+from activities.shares import Shares
 from activities.turns import Turns
 from replication.passes import SteeringShare
 from replication.routes import Route
@@ -47,31 +48,46 @@ class Paces:
 
 @dataclass
 class _Pass:
-    """A pass with something under way here."""
+    """A pass with something under way here; `stores` are those of its route."""
 
+    workflow_id: str
+    stores: tuple[str, ...]
     paces: Paces = field(default_factory=Paces)
     gates: set[Gate] = field(default_factory=set)
     users: int = 0
     known: SteeringShare = field(default_factory=SteeringShare)
     asking: asyncio.Task[None] | None = None
 
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        return (pass_budget(self.workflow_id), *map(store_budget, self.stores))
+
+
+def pass_budget(workflow_id: str) -> str:
+    return f"pass {workflow_id}"
+
+
+def store_budget(name: str) -> str:
+    return f"store {name}"
+
 
 class Steerings:
     """Asks each pass that has something under way in this process once a second, however much that is."""
 
-    def __init__(self, client: Client, settings: Settings) -> None:
+    def __init__(self, client: Client, settings: Settings, shares: Shares) -> None:
         self._client = client
         self._settings = settings
+        self._shares = shares
         self._passes: dict[str, _Pass] = {}
         self._stores: dict[str, Paces] = {}
 
     @asynccontextmanager
-    async def gate(self, workflow_id: str, route: Route, turns: Turns) -> AsyncIterator[Gate]:
-        """The gate of a scan, kept in line with its pass while the block runs."""
+    async def gate(self, workflow_id: str, partition: int, route: Route, turns: Turns) -> AsyncIterator[Gate]:
+        """The gate of a partition's scan, kept in line with its pass while the block runs."""
         async with self._using(workflow_id, route) as (found, paces):
-            gate = Gate(turns, [one.bytes for one in paces], [one.requests for one in paces])
+            gate = Gate(partition, turns, [one.bytes for one in paces], [one.requests for one in paces])
             found.gates.add(gate)
-            self._share_out(found)
+            gate.steer(found.known)
             try:
                 yield gate
             finally:
@@ -89,41 +105,46 @@ class Steerings:
 
     @asynccontextmanager
     async def _using(self, workflow_id: str, route: Route) -> AsyncIterator[tuple[_Pass, list[Paces]]]:
-        found = self._passes.setdefault(workflow_id, _Pass())
+        stores = tuple(sorted({route.source.store, route.destination.store}))
+        found = self._passes.setdefault(workflow_id, _Pass(workflow_id, stores))
         found.users += 1
-        try:
-            if found.asking is None:
-                found.asking = asyncio.create_task(self._ask_on(workflow_id, found))
-                await self._ask(workflow_id, found)
-            yield found, [found.paces, *(self._of_store(name) for name in sorted({route.source.store, route.destination.store}))]
-        finally:
-            found.users -= 1
-            if not found.users and found.asking is not None:
-                found.asking.cancel()
-                self._passes.pop(workflow_id, None)
+        with self._shares.using(found.budgets):
+            try:
+                if found.asking is None:
+                    found.asking = asyncio.create_task(self._ask_on(found))
+                    await self._ask(found)
+                yield found, [found.paces, *(self._stores.setdefault(name, Paces()) for name in stores)]
+            finally:
+                found.users -= 1
+                if not found.users and found.asking is not None:
+                    found.asking.cancel()
+                    self._passes.pop(workflow_id, None)
 
-    def _of_store(self, name: str) -> Paces:
-        return self._stores.setdefault(name, Paces())
-
-    async def _ask_on(self, workflow_id: str, found: _Pass) -> None:
+    async def _ask_on(self, found: _Pass) -> None:
         while True:
             await asyncio.sleep(EVERY_S)
-            await self._ask(workflow_id, found)
+            await self._ask(found)
 
-    async def _ask(self, workflow_id: str, found: _Pass) -> None:
+    async def _ask(self, found: _Pass) -> None:
         """Without an answer, what was known goes on."""
         with suppress(RPCError):
-            handle = self._client.get_workflow_handle(workflow_id)
+            handle = self._client.get_workflow_handle(found.workflow_id)
             found.known = await handle.query("steering", result_type=SteeringShare, rpc_timeout=ANSWER)
+        await self._shares.refresh(self._limited(found))
         self._share_out(found)
 
+    def _limited(self, found: _Pass) -> list[str]:
+        """The budgets of a pass that there is something to share of."""
+        steering = found.known.steering
+        limited = [pass_budget(found.workflow_id)] if steering.bytes_per_s or steering.requests_per_s else []
+        return limited + [store_budget(name) for name in found.stores if self._settings.stores[name].limits]
+
     def _share_out(self, found: _Pass) -> None:
-        steering, scans = found.known.steering, max(1, found.known.scans)
-        share = min(1.0, max(1, len(found.gates)) / scans)
-        found.paces.set(steering.bytes_per_s, steering.requests_per_s, share, paused=steering.paused)
-        for name, paces in self._stores.items():
+        steering, part = found.known.steering, self._shares.part
+        found.paces.set(steering.bytes_per_s, steering.requests_per_s, part(pass_budget(found.workflow_id)), paused=steering.paused)
+        for name in found.stores:
             limits = self._settings.stores[name].limits or StoreLimits()
-            paces.set(limits.bandwidth, limits.requests, share)
+            self._stores.setdefault(name, Paces()).set(limits.bandwidth, limits.requests, part(store_budget(name)))
         for gate in found.gates:
             gate.steer(found.known)
 

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger import audit, leaves, passes, queries
+from ledger import audit, budgets, leaves, passes, queries
 from ledger.batch import Batch, Place, write
 from ledger.engine import CONNECTIONS, migrate, open_engine, transact
 from ledger.group import GroupCommit
-from ledger.rows import AuditEntry, ChainReport, Finding, PassRecord, PendingDeletion, Quarantined, Receipt, VerifiedLeaf
+from ledger.rows import AuditEntry, BudgetUser, ChainReport, Finding, PassRecord, PendingDeletion, Quarantined, Receipt, VerifiedLeaf
 from replication.errors import LedgerUnavailable
 
 P = ParamSpec("P")
@@ -162,6 +162,16 @@ class Ledger:
     async def last_verified(self, route: str) -> float | None:
         """When the newest finished verification of the whole route began."""
         return await self._read(leaves.last_verified, route)
+
+    # --- budgets -----------------------------------------------------------------------------------------------------
+
+    async def share_budgets(self, process: str, users: Mapping[str, int], beat: int) -> list[BudgetUser]:
+        """Tells how many users each budget has in this process, and reads those of all. `beat` is another one at each call."""
+        return await self._write(budgets.share, process, users, beat)
+
+    async def forget_budget_users(self, gone: Sequence[BudgetUser]) -> None:
+        """Unless they have moved since."""
+        await self._write(budgets.forget, gone)
 
     # --- certificates ------------------------------------------------------------------------------------------------
 

@@ -109,6 +109,16 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetUser:
+    """What one process has under way on a budget; `beat` moves while the process lives."""
+
+    budget: str
+    process: str
+    users: int
+    beat: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChainReport:
     """How a route's audit chain stands up. `head` is the hash of its last entry in hex, "" of an empty chain.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Float, Index, LargeBinary, MetaData, String, Table, Text
 
-HEAD = "0003"
+HEAD = "0004"
 """The revision that these tables belong to."""
 
 metadata = MetaData()
@@ -124,5 +124,15 @@ leaves = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("digest", Text, nullable=False),
     Column("level", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+budget_users = Table(
+    "budget_users",
+    metadata,
+    Column("budget", Text, primary_key=True),
+    Column("process", Text, primary_key=True),
+    Column("users", BigInteger, nullable=False),
+    Column("beat", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -6,6 +6,7 @@ tells what it would do, `verify` tells what is wrong; the last two write nothing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -231,6 +232,8 @@ class PartitionInput(Payload):
     shares_at_once: bool = False
     """Leave what is behind the first stretch to others."""
     paused: bool = False
+    objects_at_once: int | None = None
+    """Of the workflows of large objects; None for no limit of the pass."""
 
 
 class PartitionResult(Payload):
@@ -314,10 +317,20 @@ class ExtraResult(Payload):
 
 
 class SteeringShare(Payload):
-    """Answer of the `steering` query: the limits of the whole pass, and how many scans share them."""
+    """Answer of the `steering` query: the limits of the whole pass, and the open partitions, which share its objects at once."""
 
     steering: Steering = Steering()
-    scans: int = 1
+    partitions: list[int] = Field(default_factory=list)
+
+
+def objects_at_once(concurrency: int | None, partition: int, partitions: Sequence[int]) -> int | None:
+    """A partition's share of a pass's objects at once, None without a limit. The shares of all `partitions` add up to the
+    limit, so that some may be 0 until others have ended."""
+    if concurrency is None:
+        return None
+    sharing = sorted({*partitions, partition})
+    each, over = divmod(concurrency, len(sharing))
+    return each + (sharing.index(partition) < over)
 
 
 def held_reason(extra: int, counters: Counters, deletes: DeletesSettings) -> str:

@@ -34,7 +34,8 @@ class ReconcilePartition:
         self._scan = input.scan
         self._counters = input.done
         self._shares = input.shares_at_once
-        self._window = asyncio.Semaphore(MANIFESTS_AT_ONCE if input.scan.phase == "manifests" else OBJECTS_AT_ONCE)
+        self._allowed = input.objects_at_once
+        self._under_way = 0
         self._objects: list[asyncio.Task[None]] = []
         self._problem = ""
         self._paused = input.paused
@@ -42,6 +43,10 @@ class ReconcilePartition:
     @workflow.signal(description="Begin no object's workflow, or begin them again.")
     def hold(self, paused: bool) -> None:
         self._paused = paused
+
+    @workflow.signal(description="So many workflows of large objects at once; none for no limit of the pass.")
+    def window(self, objects: int | None) -> None:
+        self._allowed = objects
 
     @workflow.signal(description="Leave what is behind the stretch under way to others.")
     def share(self) -> None:
@@ -64,7 +69,13 @@ class ReconcilePartition:
                     await self._drained(0)
                     await workflow.wait_condition(workflow.all_handlers_finished)
                     workflow.continue_as_new(
-                        PartitionInput(scan=self._scan, done=self._counters, shares_at_once=self._shares, paused=self._paused)
+                        PartitionInput(
+                            scan=self._scan,
+                            done=self._counters,
+                            shares_at_once=self._shares,
+                            paused=self._paused,
+                            objects_at_once=self._allowed,
+                        )
                     )
         except Stop as stop:
             return PartitionResult(counters=self._counters, problem=f"{stop.reason}: {stop.message}")
@@ -96,11 +107,22 @@ class ReconcilePartition:
             task.result()
 
     async def _object(self, key: str) -> None:
-        async with self._window:
-            await workflow.wait_condition(lambda: not self._paused)
+        while self._paused or self._under_way >= self._window:
+            await workflow.wait_condition(lambda: not self._paused and self._under_way < self._window)
+        self._under_way += 1
+        try:
             result = await self._replicated(key)
+        finally:
+            self._under_way -= 1
         self._counters = count_outcome(self._counters, result)
         self._show()
+
+    @property
+    def _window(self) -> int:
+        """Manifests wait for each other and move few bytes: the limit of the pass is not for them."""
+        if self._scan.phase == "manifests":
+            return MANIFESTS_AT_ONCE
+        return OBJECTS_AT_ONCE if self._allowed is None else min(OBJECTS_AT_ONCE, self._allowed)
 
     async def _replicated(self, key: str) -> ReplicateObjectResult | None:
         """How the object's own workflow ended; None for one that goes on without the pass."""

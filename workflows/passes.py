@@ -37,6 +37,7 @@ with workflow.unsafe.imports_passed_through():
         Steering,
         SteeringShare,
         WeighInput,
+        objects_at_once,
     )
     from workflows import options
     from workflows.patience import patiently
@@ -65,6 +66,7 @@ class Pass:
         self._open: dict[int, ChildWorkflowHandle[Any, PartitionResult]] = {}
         self._watching: dict[int, asyncio.Task[None]] = {}
         self._asked_to_share: set[int] = set()
+        self._windows: dict[int, int | None] = {}
         self._done: dict[int, PartitionResult] = {}
         self._started = 0
         self._problems: list[str] = []
@@ -81,9 +83,10 @@ class Pass:
         await self._set_paused(False)
 
     @workflow.update(description="Change objects at once, bytes a second, requests a second; 0 lifts a limit.")
-    def limit(self, change: LimitUpdate) -> Steering:
+    async def limit(self, change: LimitUpdate) -> Steering:
         self._steering = change.applied(self._steering)
         self._show()
+        await self._share_windows()
         return self._steering
 
     @workflow.update(description="Let the deletions go on that wait. Answers what was held.")
@@ -96,9 +99,9 @@ class Pass:
     def progress(self) -> PassProgress:
         return self._progress
 
-    @workflow.query(description="The limits of the pass, and how many scans share them.")
+    @workflow.query(description="The limits of the pass, and the partitions that share them.")
     def steering(self) -> SteeringShare:
-        return SteeringShare(steering=self._steering, scans=max(1, len(self._open)))
+        return SteeringShare(steering=self._steering, partitions=sorted(self._open))
 
     async def _set_paused(self, paused: bool) -> None:
         """Scans ask by themselves; the partitions are told, because they begin the workflows of large objects."""
@@ -107,6 +110,15 @@ class Pass:
         for handle in list(self._open.values()):
             with suppress(ApplicationError):  # it has ended meanwhile
                 await handle.signal("hold", self._steering.paused)
+
+    async def _share_windows(self) -> None:
+        """Tells each open partition its share of the objects at once, where it is another one than before."""
+        for number, handle in list(self._open.items()):
+            share = objects_at_once(self._steering.concurrency, number, list(self._open))
+            if self._windows.get(number) != share:
+                self._windows[number] = share
+                with suppress(ApplicationError):  # it has ended meanwhile
+                    await handle.signal("window", share)
 
     # --- the order of things -----------------------------------------------------------------------------------------
 
@@ -195,6 +207,7 @@ class Pass:
         number = self._started
         self._started += 1
         paused = self._steering.paused
+        share = objects_at_once(self._steering.concurrency, number, [*self._open, number])
         scan = ScanInput(
             route=self._input.route,
             pass_id=self._progress.pass_id,
@@ -210,7 +223,7 @@ class Pass:
         )
         handle = await workflow.start_child_workflow(
             "ReconcilePartition",
-            PartitionInput(scan=scan, shares_at_once=first, paused=paused),
+            PartitionInput(scan=scan, shares_at_once=first, paused=paused, objects_at_once=share),
             id=partition_id(self._input.mode, self._input.route, number),
             result_type=PartitionResult,
             static_summary=f"{self._input.route}: {phase}, partition {number}",
@@ -220,9 +233,11 @@ class Pass:
             parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
         )
         self._open[number] = handle
+        self._windows[number] = share
         if paused != self._steering.paused:
             with suppress(ApplicationError):
                 await handle.signal("hold", self._steering.paused)
+        await self._share_windows()
         self._watching[number] = asyncio.create_task(self._await(number, handle))
 
     async def _await(self, number: int, handle: ChildWorkflowHandle[Any, PartitionResult]) -> None:
@@ -245,12 +260,14 @@ class Pass:
             result = self._done.pop(number)
             del self._open[number]
             del self._watching[number]
+            del self._windows[number]
             self._counters = self._counters.plus(result.counters)
             if result.problem:
                 self._problems.append(result.problem)
             elif result.rest is not None:
                 self._ranges += await self._split(result.rest)
             self._show(partitions_done=self._progress.partitions_done + 1)
+        await self._share_windows()
 
     async def _split(self, keys: KeyRange) -> list[KeyRange]:
         pieces = min(OPEN_PARTITIONS - len(self._open), MAX_PARTITIONS - self._started)

@@ -111,7 +111,7 @@ async def passed(settings: Settings, stores: Stores, ledger: Ledger, number: int
     settler = Settler(settings, stores, ledger, None, record=nothing_recorded, collects=True)
     outcomes = Repair(asked, route, stores, settler, paired=False, workflow="")
     try:
-        result = await Scan(asked, route, stores, ledger, outcomes, Gate(Turns())).run()
+        result = await Scan(asked, route, stores, ledger, outcomes, Gate(0, Turns())).run()
     except ObjectError:
         return "aborted", 0
     if not number:
