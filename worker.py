@@ -37,6 +37,7 @@ from replication.errors import SettingsError
 from replication.logs import configure_logging
 from replication.settings import Settings, load_settings
 from stores.registry import Stores
+from workflows.bytecode import bytecode_of
 from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, leave, prometheus_runtime
 from workflows.deletions import RouteDeletions
 from workflows.housekeeping import Housekeeping
@@ -115,6 +116,7 @@ async def run_worker(settings: Settings, role: str, environ: Mapping[str, str], 
         client = await connect(settings.temporal, environ, runtime=runtime)
         await ensure_search_attributes(client)
         async with contextlib.AsyncExitStack() as running:
+            running.enter_context(bytecode_of(WORKFLOWS))
             for worker in build_workers(client, settings, stores, ledger, role):
                 await running.enter_async_context(worker)
             log.info("worker is ready: role %s, task queue %s, %d routes", role, settings.temporal.task_queue, len(settings.routes))

@@ -40,7 +40,7 @@ class BenchLab:
 
     @property
     def environment(self) -> dict[str, str]:
-        return clean_environment() | {
+        return _compiling_once() | {
             "SOURCE_KEY": self.source.access_key, "SOURCE_SECRET": self.source.secret_key,
             "DESTINATION_KEY": self.destination.access_key, "DESTINATION_SECRET": self.destination.secret_key,
             "PYTHONPATH": str(ROOT),
@@ -77,6 +77,11 @@ class BenchLab:
             finally:
                 child.terminate()
                 child.wait(60)
+
+
+def _compiling_once() -> dict[str, str]:
+    """Without the variable by which every workflow of every worker would be compiled anew."""
+    return {name: value for name, value in clean_environment().items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _store(server: SeaweedFS, prefix: str) -> dict[str, str]:
