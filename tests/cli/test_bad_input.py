@@ -21,9 +21,10 @@ SECRET = "AKIAVERYSECRETVALUE"
 
 
 class Doorstep:
-    """A listening socket that records connections by not taking them."""
+    """A listening socket that takes connections when it is asked for them, and never says anything."""
 
     def __init__(self) -> None:
+        self._taken: list[socket.socket] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._socket.setblocking(False)
         self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
@@ -33,11 +34,12 @@ class Doorstep:
             connection, _ = self._socket.accept()
         except BlockingIOError:
             return False
-        connection.close()
+        self._taken.append(connection)
         return True
 
     def close(self) -> None:
-        self._socket.close()
+        for one in (self._socket, *self._taken):
+            one.close()
 
 
 @pytest.fixture
