@@ -128,6 +128,7 @@ class S3Store(Store):
         self._capabilities: dict[str, Capabilities] = {}
         self._keeps_keys: dict[str, bool] = {}
         self._tags_counted: dict[str, bool] = {}
+        self._tags_known: dict[str, bool] = {}
         self._seen_at: dict[str, float] = {}
         self._full_object = True
 
@@ -205,6 +206,8 @@ class S3Store(Store):
         query = {"tagging": ""}
         if version := version_id(answer.headers):
             query["versionId"] = version
+        if not counts and not self._aws and not await self._knows_tags(bucket, key, query, answer):
+            return None
         try:
             tags = parse_tags((await self._wire.call("GET", bucket, key, query)).body)
         except (NotSupported, SourceArchived):  # AWS tells the tags of archived objects too
@@ -212,6 +215,17 @@ class S3Store(Store):
         if self._aws and not counts:
             self._tags_counted[bucket] = not tags
         return tags
+
+    async def _knows_tags(self, bucket: str, key: str, query: Mapping[str, str], answer: Answer) -> bool:
+        """False on an endpoint that ignores the question, and answers with the object itself (rclone serve s3). Asked
+        once for each bucket."""
+        if bucket not in self._tags_known:
+            async with self._wire.open("GET", bucket, key, query) as response:
+                told, object_told = (
+                    [headers.get(name) for name in ("ETag", "Content-Length")] for headers in (response.headers, answer.headers)
+                )
+            self._tags_known[bucket] = None in told or told != object_told
+        return self._tags_known[bucket]
 
     def list_objects(
         self, bucket: str, prefix: str = "", *, start_after: str = "", page_size: int = 1000

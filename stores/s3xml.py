@@ -54,7 +54,8 @@ class UploadsPage:
 
 
 def _parse(body: bytes, name: str | None) -> etree._Element:
-    """The root of a document that must be a `name`, if one is given. A few endpoints say `…Response` for `…Result`."""
+    """The root of a document that must be a `name`, if one is given. A few endpoints say `…Response`
+    for `…Result`, or leave it away."""
     if len(body) > MAX_DOCUMENT:
         raise ServerFault(f"{name}: the answer is larger than {MAX_DOCUMENT} bytes")
     parser = etree.XMLParser(
@@ -66,7 +67,7 @@ def _parse(body: bytes, name: str | None) -> etree._Element:
         raise ServerFault(f"{name}: the answer is not XML") from error
     if root.getroottree().docinfo.internalDTD is not None:
         raise ServerFault(f"{name}: the answer declares a document type")
-    if name is not None and _local(root.tag) not in (name, name.replace("Result", "Response")):
+    if name is not None and _local(root.tag) not in (name, name.replace("Result", "Response"), name.removesuffix("Result")):
         raise ServerFault(f"expected a {name}, the answer is a {_local(root.tag)}")
     return root
 

@@ -22,6 +22,7 @@ from embedded.fake_gcs import FakeGcs
 from embedded.moto import MotoServer
 from embedded.ports import free_ports
 from embedded.process import ManagedProcess, ServerStartError
+from embedded.rclone_serve import RcloneServe
 from embedded.s3admin import s3_client
 from embedded.seaweedfs import SeaweedFS
 from embedded.server import Server, ServerMissingError, find_program, http_json
@@ -51,7 +52,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("kind", [TemporalServer, SeaweedFS, FakeGcs, MotoServer])
+@pytest.mark.parametrize("kind", [TemporalServer, SeaweedFS, FakeGcs, MotoServer, RcloneServe])
 def test_a_server_answers_once_started_and_leaves_nothing_when_stopped(kind: type[Server]) -> None:
     with running(kind()) as server:
         pid, folder, ports = server.process.pid, server.folder, server.ports
