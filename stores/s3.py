@@ -28,7 +28,6 @@ from replication.errors import (
     PreconditionFailed,
     Refused,
     ServerFault,
-    SourceArchived,
     SourceChanged,
     UploadLost,
 )
@@ -53,13 +52,13 @@ from stores.s3headers import (
 )
 from stores.s3list import S3Listing
 from stores.s3probe import WriteProbe, honours_read_pins, key_refusal, presumed, unkept_key
+from stores.s3tags import S3Tags
 from stores.s3wire import Address, Answer, DefaultChain, S3Wire, StaticCredentials, exactly, framed, read_answer, trailer_headers
 from stores.s3xml import (
     complete_document,
     is_error,
     parse_parts,
     parse_result,
-    parse_tags,
     parse_uploads,
     parse_versioning,
     restore_document,
@@ -124,11 +123,10 @@ class S3Store(Store):
         self._clock = clock
         self._owner = expected_bucket_owner
         self._listing = S3Listing(self._wire)
+        self._tags = S3Tags(self._wire, aws=self._aws)
         self._gathering = ByteBudget(GATHERED_AT_ONCE)
         self._capabilities: dict[str, Capabilities] = {}
         self._keeps_keys: dict[str, bool] = {}
-        self._tags_counted: dict[str, bool] = {}
-        self._tags_known: dict[str, bool] = {}
         self._seen_at: dict[str, float] = {}
         self._full_object = True
 
@@ -169,7 +167,7 @@ class S3Store(Store):
         if answer.failed:
             raise await self._told_by_get(bucket, key, answer)
         self._seen_at[bucket] = self._clock()
-        return object_info(key, answer.headers, tags=await self._tags(bucket, key, answer) if tags else None)
+        return object_info(key, answer.headers, tags=await self._tags.of(bucket, key, answer) if tags else None)
 
     async def _absence(self, bucket: str, key: str, answer: Answer) -> ObjectError:
         """What a HEAD's 404 means. It has no body and so looks the same without key, bucket or permission: absence is
@@ -191,41 +189,6 @@ class S3Store(Store):
             again = await self._wire.send("GET", bucket, key, headers={"range": "bytes=0-0"})
             answer = again if again.failed and again.status not in (404, 416) else answer
         return self._error(answer, key)
-
-    async def _tags(self, bucket: str, key: str, answer: Answer) -> dict[str, str] | None:
-        """The object's tags, asked for only where there may be some; None on an endpoint without tags.
-
-        AWS and SeaweedFS count tags in HEAD, AWS only for who may read them. So an absent count is taken for none once
-        the endpoint is known to count: it did so, or AWS let us read an empty set.
-        """
-        counts = "x-amz-tagging-count" in answer.headers
-        if counts or answer.headers.get("Server", "").startswith("SeaweedFS"):
-            self._tags_counted[bucket] = True
-        if not counts and self._tags_counted.get(bucket):
-            return {}
-        query = {"tagging": ""}
-        if version := version_id(answer.headers):
-            query["versionId"] = version
-        if not counts and not self._aws and not await self._knows_tags(bucket, key, query, answer):
-            return None
-        try:
-            tags = parse_tags((await self._wire.call("GET", bucket, key, query)).body)
-        except (NotSupported, SourceArchived):  # AWS tells the tags of archived objects too
-            return None
-        if self._aws and not counts:
-            self._tags_counted[bucket] = not tags
-        return tags
-
-    async def _knows_tags(self, bucket: str, key: str, query: Mapping[str, str], answer: Answer) -> bool:
-        """False on an endpoint that ignores the question, and answers with the object itself (rclone serve s3). Asked
-        once for each bucket."""
-        if bucket not in self._tags_known:
-            async with self._wire.open("GET", bucket, key, query) as response:
-                told, object_told = (
-                    [headers.get(name) for name in ("ETag", "Content-Length")] for headers in (response.headers, answer.headers)
-                )
-            self._tags_known[bucket] = None in told or told != object_told
-        return self._tags_known[bucket]
 
     def list_objects(
         self, bucket: str, prefix: str = "", *, start_after: str = "", page_size: int = 1000
@@ -254,7 +217,7 @@ class S3Store(Store):
         if len(answer.body) != pin.size_bytes:
             raise IntegrityMismatch(f"the answer has {len(answer.body)} bytes, {pin.size_bytes} were asked for")
         self._seen_at[bucket] = self._clock()
-        return object_info(key, answer.headers, tags=await self._tags(bucket, key, answer)), answer.body
+        return object_info(key, answer.headers, tags=await self._tags.of(bucket, key, answer)), answer.body
 
     def _read_error(self, answer: Answer, key: str) -> ObjectError:
         if not answer.failed:
