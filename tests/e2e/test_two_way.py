@@ -28,10 +28,14 @@ T = TypeVar("T")
 
 
 class Pair:
-    """Sides `a` and `b` with the routes `ab` and `ba` between them, below one prefix."""
+    """Sides `a` and `b` with the routes `ab-{token}` and `ba-{token}` between them, below one prefix.
 
-    def __init__(self, lab: Lab, a: Side, b: Side, prefix: str) -> None:
-        self.lab, self.a, self.b, self.prefix = lab, a, b, prefix
+    A route's deletions have a workflow that outlives the test, on the task queue of its first one: each has a name of its own.
+    """
+
+    def __init__(self, lab: Lab, a: Side, b: Side, token: str) -> None:
+        self.lab, self.a, self.b, self.token = lab, a, b, token
+        self.prefix = f"two-way-{token}/"
 
     async def put(self, side: Side, key: str, data: bytes) -> None:
         await asyncio.to_thread(side.put, self.prefix + key, data)
@@ -44,7 +48,7 @@ class Pair:
             await asyncio.to_thread(side.delete, self.prefix + key)
 
     async def look(self, route: str, key: str) -> ReplicateObjectResult:
-        handle = await start_object(self.lab.client, self.lab.queue, route, self.prefix + key, "event")
+        handle = await start_object(self.lab.client, self.lab.queue, f"{route}-{self.token}", self.prefix + key, "event")
         return await handle.result()
 
     async def settle(self, key: str) -> list[str]:
@@ -73,15 +77,15 @@ def pair(temporal_client: Client, sides: Sides, tmp_path: Path) -> Any:
     @asynccontextmanager
     async def opened(a: str, b: str, **route: Any) -> AsyncIterator[Pair]:
         one, other = sides[a], sides[b]
-        prefix = f"two-way-{uuid.uuid4().hex[:12]}/"
-        ends = [{"store": side.name, "bucket": side.bucket, "prefix": prefix} for side in (one, other)]
+        token = uuid.uuid4().hex[:12]
+        ends = [{"store": side.name, "bucket": side.bucket, "prefix": f"two-way-{token}/"} for side in (one, other)]
         document = {
             "temporal": {"task_queue": f"q-{uuid.uuid4().hex}"},
             "ledger": f"sqlite:///{tmp_path}/ledger.db",
             "stores": {side.name: side.settings() for side in (one, other)},
             "routes": [
-                {"name": "ab", "source": ends[0], "destination": ends[1], **route},
-                {"name": "ba", "source": ends[1], "destination": ends[0], **route},
+                {"name": f"ab-{token}", "source": ends[0], "destination": ends[1], **route},
+                {"name": f"ba-{token}", "source": ends[1], "destination": ends[0], **route},
             ],
             "worker": {"retries": FAST_RETRIES, "control_slots": 12, "transfer_slots": 4, "streams": 2},
         }
@@ -90,7 +94,7 @@ def pair(temporal_client: Client, sides: Sides, tmp_path: Path) -> Any:
         lab = Lab(temporal_client, settings, stores)
         try:
             async with lab.worker():
-                yield Pair(lab, one, other, prefix)
+                yield Pair(lab, one, other, token)
         finally:
             await stores.close()
 
