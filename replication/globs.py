@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+_RANGE = re.compile(".-.|.", re.DOTALL)
+"""A range of a set, or one member: `-` is a member where it comes first or last."""
+
 
 def glob_regex(pattern: str) -> str:
     """The regular expression of `pattern`, to be matched in full with DOTALL. Raises ValueError for a bad pattern."""
@@ -48,7 +51,7 @@ def _one_of(pattern: str, at: int) -> tuple[str, int]:
     end = pattern.find("]", start + 1)  # a ] that comes first is a member of the set
     if end < 0:
         raise ValueError("has a [ without its ] (write [[] for a literal bracket)")
-    members = re.sub(r"([\\^\[\]&~|])", r"\\\1", pattern[start:end])
+    members = _RANGE.sub(lambda found: "-".join(map(re.escape, found[0][::2])), pattern[start:end])
     negated = "^" if start == at + 2 else ""
     return f"(?!/)[{negated}{members}]", end + 1
 

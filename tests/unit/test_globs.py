@@ -31,6 +31,11 @@ def matches(pattern: str, key: str) -> bool:
         ("[!]]", ["a"], ["]", "/"]),
         ("[^a]", ["^", "a"], ["b"]),
         ("[*]", ["*"], ["a"]),
+        ("[-a]", ["-", "a"], ["b"]),
+        ("[a-]", ["-", "a"], ["b"]),
+        ("[+--]", ["+", ",", "-"], ["."]),
+        ("[a-c-e]", ["b", "-", "e"], ["d"]),
+        ("[&&||~~]", ["&", "|", "~"], ["a"]),
         ("a.b+(c)$", ["a.b+(c)$"], ["axb+(c)$"]),
         ("\\*", ["\\", "\\abc"], ["*"]),
         ("/a", ["/a"], ["a"]),
@@ -42,7 +47,7 @@ def test_patterns_match_what_their_description_says(pattern: str, matching: list
     assert [key for key in others if matches(pattern, key)] == []
 
 
-@pytest.mark.parametrize("pattern", ["", "[", "a[b", "[]", "[!]", "[z-a]"])
+@pytest.mark.parametrize("pattern", ["", "[", "a[b", "[]", "[!]", "[z-a]", "[?--]"])
 def test_bad_patterns_are_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"pattern|\[|set"):
         check_glob(pattern)
