@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -56,7 +57,7 @@ class _Pass:
     gates: set[Gate] = field(default_factory=set)
     users: int = 0
     known: SteeringShare = field(default_factory=SteeringShare)
-    asking: asyncio.Task[None] | None = None
+    asking: asyncio.Future[Any] | None = None
 
     @property
     def budgets(self) -> tuple[str, ...]:
@@ -111,8 +112,9 @@ class Steerings:
         with self._shares.using(found.budgets):
             try:
                 if found.asking is None:
-                    found.asking = asyncio.create_task(self._ask_on(found))
+                    found.asking = asyncio.gather(self._ask_on(found), self._share_on(found))
                     await self._ask(found)
+                    await self._share(found)
                 yield found, [found.paces, *(self._stores.setdefault(name, Paces()) for name in stores)]
             finally:
                 found.users -= 1
@@ -126,10 +128,19 @@ class Steerings:
             await self._ask(found)
 
     async def _ask(self, found: _Pass) -> None:
-        """Without an answer, what was known goes on."""
+        """Without an answer, which may be long in coming, what was known goes on."""
         with suppress(RPCError):
             handle = self._client.get_workflow_handle(found.workflow_id)
             found.known = await handle.query("steering", result_type=SteeringShare, rpc_timeout=ANSWER)
+        self._share_out(found)
+
+    async def _share_on(self, found: _Pass) -> None:
+        """Not after each answer: a process that is silent meanwhile would be taken for dead."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await self._share(found)
+
+    async def _share(self, found: _Pass) -> None:
         await self._shares.refresh(self._limited(found))
         self._share_out(found)
 
