@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -57,7 +56,7 @@ class _Pass:
     gates: set[Gate] = field(default_factory=set)
     users: int = 0
     known: SteeringShare = field(default_factory=SteeringShare)
-    asking: asyncio.Future[Any] | None = None
+    asking: asyncio.Task[None] | None = None
 
     @property
     def budgets(self) -> tuple[str, ...]:
@@ -112,7 +111,7 @@ class Steerings:
         with self._shares.using(found.budgets):
             try:
                 if found.asking is None:
-                    found.asking = asyncio.gather(self._ask_on(found), self._share_on(found))
+                    found.asking = asyncio.create_task(self._keep(found))
                     await self._ask(found)
                     await self._share(found)
                 yield found, [found.paces, *(self._stores.setdefault(name, Paces()) for name in stores)]
@@ -121,6 +120,9 @@ class Steerings:
                 if not found.users and found.asking is not None:
                     found.asking.cancel()
                     self._passes.pop(workflow_id, None)
+
+    async def _keep(self, found: _Pass) -> None:
+        await asyncio.gather(self._ask_on(found), self._share_on(found))
 
     async def _ask_on(self, found: _Pass) -> None:
         while True:
