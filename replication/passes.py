@@ -224,6 +224,14 @@ class ScanResult(Payload):
     found: int = 0
 
 
+class PartitionOrders(Payload):
+    """How a partition may begin workflows: none while `paused`, so many of large objects at once, None for no limit of the
+    pass. Its scans ask the pass by themselves."""
+
+    paused: bool = False
+    objects_at_once: int | None = None
+
+
 class PartitionInput(Payload):
     """Input of `ReconcilePartition`: a range of a pass; `done` is what runs before this one counted."""
 
@@ -231,9 +239,7 @@ class PartitionInput(Payload):
     done: Counters = Counters()
     shares_at_once: bool = False
     """Leave what is behind the first stretch to others."""
-    paused: bool = False
-    objects_at_once: int | None = None
-    """Of the workflows of large objects; None for no limit of the pass."""
+    orders: PartitionOrders = PartitionOrders()
 
 
 class PartitionResult(Payload):

@@ -13,7 +13,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.passes import PassActivities
     from replication.ids import object_workflow_id, pass_workflow_id
     from replication.models import ReplicateObjectInput, ReplicateObjectResult
-    from replication.passes import KeyRange, PartitionInput, PartitionResult, PassProgress, count_outcome
+    from replication.passes import KeyRange, PartitionInput, PartitionOrders, PartitionResult, PassProgress, count_outcome
     from workflows import options
     from workflows.patience import patiently
     from workflows.steps import Stop
@@ -34,19 +34,14 @@ class ReconcilePartition:
         self._scan = input.scan
         self._counters = input.done
         self._shares = input.shares_at_once
-        self._allowed = input.objects_at_once
+        self._orders = input.orders
         self._under_way = 0
         self._objects: list[asyncio.Task[None]] = []
         self._problem = ""
-        self._paused = input.paused
 
-    @workflow.signal(description="Begin no object's workflow, or begin them again.")
-    def hold(self, paused: bool) -> None:
-        self._paused = paused
-
-    @workflow.signal(description="So many workflows of large objects at once; none for no limit of the pass.")
-    def window(self, objects: int | None) -> None:
-        self._allowed = objects
+    @workflow.signal(description="Whether workflows of objects may begin, and how many at once.")
+    def steer(self, orders: PartitionOrders) -> None:
+        self._orders = orders
 
     @workflow.signal(description="Leave what is behind the stretch under way to others.")
     def share(self) -> None:
@@ -69,13 +64,7 @@ class ReconcilePartition:
                     await self._drained(0)
                     await workflow.wait_condition(workflow.all_handlers_finished)
                     workflow.continue_as_new(
-                        PartitionInput(
-                            scan=self._scan,
-                            done=self._counters,
-                            shares_at_once=self._shares,
-                            paused=self._paused,
-                            objects_at_once=self._allowed,
-                        )
+                        PartitionInput(scan=self._scan, done=self._counters, shares_at_once=self._shares, orders=self._orders)
                     )
         except Stop as stop:
             return PartitionResult(counters=self._counters, problem=f"{stop.reason}: {stop.message}")
@@ -107,8 +96,8 @@ class ReconcilePartition:
             task.result()
 
     async def _object(self, key: str) -> None:
-        while self._paused or self._under_way >= self._window:
-            await workflow.wait_condition(lambda: not self._paused and self._under_way < self._window)
+        while self._under_way >= self._window:  # others may have been let in by the same change
+            await workflow.wait_condition(lambda: self._under_way < self._window)
         self._under_way += 1
         try:
             result = await self._replicated(key)
@@ -120,9 +109,12 @@ class ReconcilePartition:
     @property
     def _window(self) -> int:
         """Manifests wait for each other and move few bytes: the limit of the pass is not for them."""
+        if self._orders.paused:
+            return 0
         if self._scan.phase == "manifests":
             return MANIFESTS_AT_ONCE
-        return OBJECTS_AT_ONCE if self._allowed is None else min(OBJECTS_AT_ONCE, self._allowed)
+        limit = self._orders.objects_at_once
+        return OBJECTS_AT_ONCE if limit is None else min(OBJECTS_AT_ONCE, limit)
 
     async def _replicated(self, key: str) -> ReplicateObjectResult | None:
         """How the object's own workflow ended; None for one that goes on without the pass."""

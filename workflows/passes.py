@@ -27,6 +27,7 @@ with workflow.unsafe.imports_passed_through():
         KeyRange,
         LimitUpdate,
         PartitionInput,
+        PartitionOrders,
         PartitionResult,
         PassInput,
         PassProgress,
@@ -66,7 +67,7 @@ class Pass:
         self._open: dict[int, ChildWorkflowHandle[Any, PartitionResult]] = {}
         self._watching: dict[int, asyncio.Task[None]] = {}
         self._asked_to_share: set[int] = set()
-        self._windows: dict[int, int | None] = {}
+        self._orders: dict[int, PartitionOrders] = {}
         self._done: dict[int, PartitionResult] = {}
         self._started = 0
         self._problems: list[str] = []
@@ -86,7 +87,7 @@ class Pass:
     async def limit(self, change: LimitUpdate) -> Steering:
         self._steering = change.applied(self._steering)
         self._show()
-        await self._share_windows()
+        await self._give_orders()
         return self._steering
 
     @workflow.update(description="Let the deletions go on that wait. Answers what was held.")
@@ -104,21 +105,22 @@ class Pass:
         return SteeringShare(steering=self._steering, partitions=sorted(self._open))
 
     async def _set_paused(self, paused: bool) -> None:
-        """Scans ask by themselves; the partitions are told, because they begin the workflows of large objects."""
         self._steering = self._steering.model_copy(update={"paused": paused})
         self._show(state=self._standing())
-        for handle in list(self._open.values()):
-            with suppress(ApplicationError):  # it has ended meanwhile
-                await handle.signal("hold", self._steering.paused)
+        await self._give_orders()
 
-    async def _share_windows(self) -> None:
-        """Tells each open partition its share of the objects at once, where it is another one than before."""
+    async def _give_orders(self) -> None:
+        """Tells each open partition what has changed for it. Scans ask by themselves, but their partitions begin workflows."""
         for number, handle in list(self._open.items()):
-            share = objects_at_once(self._steering.concurrency, number, list(self._open))
-            if self._windows.get(number) != share:
-                self._windows[number] = share
+            orders = self._orders_for(number)
+            if self._orders.get(number) != orders:
+                self._orders[number] = orders
                 with suppress(ApplicationError):  # it has ended meanwhile
-                    await handle.signal("window", share)
+                    await handle.signal("steer", orders)
+
+    def _orders_for(self, number: int) -> PartitionOrders:
+        share = objects_at_once(self._steering.concurrency, number, list(self._open))
+        return PartitionOrders(paused=self._steering.paused, objects_at_once=share)
 
     # --- the order of things -----------------------------------------------------------------------------------------
 
@@ -206,8 +208,7 @@ class Pass:
     async def _start(self, phase: Any, keys: KeyRange, *, first: bool) -> None:
         number = self._started
         self._started += 1
-        paused = self._steering.paused
-        share = objects_at_once(self._steering.concurrency, number, [*self._open, number])
+        orders = self._orders_for(number)
         scan = ScanInput(
             route=self._input.route,
             pass_id=self._progress.pass_id,
@@ -223,7 +224,7 @@ class Pass:
         )
         handle = await workflow.start_child_workflow(
             "ReconcilePartition",
-            PartitionInput(scan=scan, shares_at_once=first, paused=paused, objects_at_once=share),
+            PartitionInput(scan=scan, shares_at_once=first, orders=orders),
             id=partition_id(self._input.mode, self._input.route, number),
             result_type=PartitionResult,
             static_summary=f"{self._input.route}: {phase}, partition {number}",
@@ -233,11 +234,8 @@ class Pass:
             parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
         )
         self._open[number] = handle
-        self._windows[number] = share
-        if paused != self._steering.paused:
-            with suppress(ApplicationError):
-                await handle.signal("hold", self._steering.paused)
-        await self._share_windows()
+        self._orders[number] = orders
+        await self._give_orders()
         self._watching[number] = asyncio.create_task(self._await(number, handle))
 
     async def _await(self, number: int, handle: ChildWorkflowHandle[Any, PartitionResult]) -> None:
@@ -260,14 +258,14 @@ class Pass:
             result = self._done.pop(number)
             del self._open[number]
             del self._watching[number]
-            del self._windows[number]
+            self._orders.pop(number, None)
             self._counters = self._counters.plus(result.counters)
             if result.problem:
                 self._problems.append(result.problem)
             elif result.rest is not None:
                 self._ranges += await self._split(result.rest)
             self._show(partitions_done=self._progress.partitions_done + 1)
-        await self._share_windows()
+        await self._give_orders()
 
     async def _split(self, keys: KeyRange) -> list[KeyRange]:
         pieces = min(OPEN_PARTITIONS - len(self._open), MAX_PARTITIONS - self._started)

@@ -26,6 +26,7 @@ from google.cloud import storage
 
 from embedded.fake_gcs import FakeGcs
 from embedded.moto import MotoServer
+from embedded.rclone_serve import RcloneServe
 from embedded.seaweedfs import SeaweedFS
 
 MIB = 1 << 20
@@ -109,7 +110,7 @@ class S3Side(Side):
     kind = "s3"
     part_size = 5 * MIB
 
-    def __init__(self, name: str, server: SeaweedFS | MotoServer) -> None:
+    def __init__(self, name: str, server: SeaweedFS | MotoServer | RcloneServe) -> None:
         super().__init__(name)
         self._server = server
         self.client: Any = boto3.client(

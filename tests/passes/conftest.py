@@ -65,23 +65,22 @@ OpenPass = Callable[..., AbstractAsyncContextManager[PassLab]]
 
 @pytest.fixture
 def open_pass(temporal_client: Client) -> OpenPass:
-    """`open_pass(source, destination, **route)`: a running worker with one route, from `in-<uuid>/` to `out-<uuid>/`."""
+    """`open_pass(source, destination, **route)`: a running worker with one route, from `in-<uuid>/` to `out-<uuid>/`; with
+    `back` also the route that leads back."""
 
     @asynccontextmanager
-    async def opened(source: Side, destination: Side, **route: Any) -> AsyncIterator[PassLab]:
+    async def opened(source: Side, destination: Side, *, back: bool = False, **route: Any) -> AsyncIterator[PassLab]:
         token = uuid.uuid4().hex[:12]
+        ends = [
+            {"store": side.name, "bucket": side.bucket, "prefix": f"{way}-{token}/"} for side, way in ((source, "in"), (destination, "out"))
+        ]
+        routes = [{"name": f"r-{token}", "source": ends[0], "destination": ends[1], **route}]
+        routes += [{"name": f"b-{token}", "source": ends[1], "destination": ends[0], **route}] if back else []
         document = {
             "ledger": ledger_url(),
             "temporal": {"task_queue": f"q-{token}"},
             "stores": {side.name: side.settings() for side in (source, destination)},
-            "routes": [
-                {
-                    "name": f"r-{token}",
-                    "source": {"store": source.name, "bucket": source.bucket, "prefix": f"in-{token}/"},
-                    "destination": {"store": destination.name, "bucket": destination.bucket, "prefix": f"out-{token}/"},
-                    **route,
-                }
-            ],
+            "routes": routes,
             "worker": {"retries": FAST_RETRIES, "control_slots": 12, "transfer_slots": 4, "streams": 2},
         }
         settings = parse_settings(document)
