@@ -117,8 +117,10 @@ class ManagedProcess:
         _running.discard(self)
 
     def suspend(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
-        self._signal(signal.SIGSTOP)
+        """SIGSTOP: connections stay open and nothing answers. Returns when every thread stands still."""
+        if self._child is not None and self.is_running:
+            self._signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, self._child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)

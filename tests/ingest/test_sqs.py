@@ -99,7 +99,7 @@ async def test_whatever_is_poisoned_ends_in_the_dead_letter_queue_and_nothing_el
         await eventually(lambda: dead.left() == len(POISON), 30, interval_s=0.1)
         await eventually(lambda: rig.queue.left() == 0, 10, interval_s=0.1)
     assert dead.bodies() == set(POISON)
-    assert ingestor.counts["acknowledged"] == 2
+    assert ingestor.counts["acknowledged"] >= 2  # a message that took longer than its second is given out again
     assert {name.removeprefix("quarantined ") for name in ingestor.counts if name.startswith("quarantined ")} == REASONS_SEEN
 
 
