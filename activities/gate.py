@@ -41,7 +41,7 @@ class Gate:
                 await pace.take(requests)
             for pace in self._bytes:
                 await pace.take(size_bytes)
-            async with self._turns:
+            async with self._turns.turn():
                 yield
         finally:
             self._inside -= 1

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from activities._progress import pulse
 from stores.pace import Pace
 
-AT_ONCE = 48
-"""Objects under way, over all scans."""
+AT_ONCE = 96
+"""Objects under way, over all scans of a process that follows no changes."""
+BESIDE_CHANGES = 24
+"""What begins while changes are followed, at once; less would leave cores idle that no change needs."""
 LINGER_S = 1.0
 """How long after the last change the next one is expected."""
 TICK_S = 0.02
@@ -27,10 +29,12 @@ SLOWER, FASTER = 0.7, 1.1
 
 
 class Turns:
-    """`async with turns:` is one object of a scan."""
+    """`async with turns.turn():` is one object of a scan."""
 
-    def __init__(self, most: int = AT_ONCE, *, lateness: Callable[[], Awaitable[float]] | None = None) -> None:
-        self._turns = asyncio.Semaphore(most)
+    def __init__(
+        self, most: int = AT_ONCE, beside: int = BESIDE_CHANGES, *, lateness: Callable[[], Awaitable[float]] | None = None
+    ) -> None:
+        self._alone, self._beside = asyncio.Semaphore(most), asyncio.Semaphore(beside)
         self._pace = Pace(on_wait=lambda: pulse().touch())
         self._lateness = lateness or timer_lateness
         self._per_s: float | None = None
@@ -55,12 +59,12 @@ class Turns:
             self._following -= 1
             self._followed_at = time.monotonic()
 
-    async def __aenter__(self) -> None:
-        await self._pace.take(1)
-        await self._turns.acquire()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._turns.release()
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Waits until an object may start."""
+        async with self._alone if self._governing is None else self._beside:
+            await self._pace.take(1)
+            yield
 
     async def _govern(self) -> None:
         per_s = FIRST_PER_S

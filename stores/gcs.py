@@ -102,7 +102,7 @@ class GcsStore(Store):
         project: str | None = None,
         endpoint: str | None = None,
         anonymous: bool = False,
-        connections: int = 64,
+        connections: int = 128,
         tokens: BearerTokens | None = None,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
         clock: Callable[[], float] = time.monotonic,

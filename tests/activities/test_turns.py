@@ -13,7 +13,7 @@ async def test_no_more_objects_are_under_way_than_there_are_turns() -> None:
 
     async def pass_through() -> None:
         nonlocal inside
-        async with turns:
+        async with turns.turn():
             inside += 1
             await let_out.wait()
 
@@ -24,6 +24,27 @@ async def test_no_more_objects_are_under_way_than_there_are_turns() -> None:
     let_out.set()
     await asyncio.gather(*objects, return_exceptions=True)
     assert inside == 7
+
+
+async def test_beside_changes_fewer_objects_begin_and_those_that_wait_already_take_the_new_pace() -> None:
+    turns, let_out, inside = Turns(9, 2, lateness=lambda: asyncio.sleep(0.01, 10 * LATE_S)), asyncio.Event(), 0
+
+    async def pass_through() -> None:
+        nonlocal inside
+        async with turns.turn():
+            inside += 1
+            await let_out.wait()
+
+    objects = [asyncio.create_task(pass_through()) for _ in range(59)]
+    await eventually(lambda: inside == 9)
+    with turns.following():
+        await eventually(lambda: turns.per_s == LEAST_PER_S)
+        began = asyncio.get_running_loop().time()
+        beside = [asyncio.create_task(pass_through()) for _ in range(5)]
+        await eventually(lambda: inside == 9 + 2)
+        let_out.set()
+        await asyncio.gather(*objects, *beside)
+        assert asyncio.get_running_loop().time() - began >= 50 / FIRST_PER_S
 
 
 async def test_beside_changes_scans_slow_down_while_timers_are_late_and_go_at_full_speed_afterwards() -> None:
