@@ -25,8 +25,9 @@ def table(rows: list[Row]) -> str:
     lines = [HEADING]
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        cpu = f"{row.cpu_s:.2f} s" if row.cpu_s else ""
-        lines.append(f"| {row.case} | {row.program} | {row.wall_s:.2f} s | {row.rate} | {cpu} | {row.peak_mib:.0f} MiB | {ratio} |")
+        wall, cpu = (f"{seconds:.2f} s" if seconds else "" for seconds in (row.wall_s, row.cpu_s))
+        peak = f"{row.peak_mib:.0f} MiB" if row.peak_mib else ""
+        lines.append(f"| {row.case} | {row.program} | {wall} | {row.rate} | {cpu} | {peak} | {ratio} |")
     return "\n".join(lines)
 
 
