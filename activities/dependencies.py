@@ -44,8 +44,6 @@ WALKED = 200
 """Manifests that a search for a cycle reads at most."""
 
 Touch = Callable[[int], None]
-Await = Callable[[str, Sequence[str], str], Awaitable[None]]
-"""`(route, keys, workflow id)`: starts or joins the workflows of keys, which will say to that workflow when they stand."""
 
 
 class Dependencies:

@@ -39,8 +39,6 @@ EVERYBODYS = (
     Throttled,
 )  # fmt: skip
 """What would befall every other object as well: the scan stops at it, and goes on when it is over."""
-PLANNED = {"copy": "copied", "update": "updated", "keep": "kept", "wait": "waiting"}
-"""Which counter a decision would move."""
 
 
 class Outcomes(Protocol):

@@ -65,7 +65,6 @@ HELD_S = 900.0
 """Seconds until a deletion that waits for an operator asks again by itself."""
 PACED_S = 12.0
 """Seconds until one asks again that waits for others to be counted."""
-COLLECTED = Pause(phase="waiting", reason="deletion-collected", message="a pass deletes at its end", seconds=HELD_S)
 
 
 @dataclass(frozen=True, slots=True)

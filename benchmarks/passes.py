@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHistory
@@ -22,6 +23,8 @@ from benchmarks.peers import PEERS, Peer
 from benchmarks.seed import seed_tiny
 from cli.passes import start_pass
 from replication.passes import PassInput, PassResult
+
+T = TypeVar("T")
 
 KIB = 1 << 10
 SEEN_S = 10.0
@@ -65,24 +68,30 @@ async def _copied(lab: BenchLab, case: Case, rounds: int) -> list[Row]:
     again: dict[str, list[Usage]] = {}
     actions: list[float] = []
     for number in range(rounds):
-        for peer in PEERS:
-            destination = f"{case.bucket}-{peer.name.split()[0]}-{number}"
+        for peer in _turned((None, *PEERS), number):
+            name = peer.name if peer else "drayage"
+            destination = f"{case.bucket}-{name.split()[0]}-{number}"
             lab.destination.create_bucket(destination)
-            first.setdefault(peer.name, []).append(_peer(lab, peer, case.bucket, destination))
+            if peer is None:
+                async with _worker(lab, case.bucket, destination) as passing:
+                    usage, spent = await passing.measured(copied=case.count + 1, skipped=0)
+                    first.setdefault(name, []).append(usage)
+                    actions.append(spent / (case.count + 1))
+                    again.setdefault(name, []).append((await passing.measured(copied=0, skipped=case.count + 1))[0])
+            else:
+                first.setdefault(name, []).append(_peer(lab, peer, case.bucket, destination))
+                if name != "s5cmd cp":  # which copies everything again
+                    again.setdefault(name, []).append(_peer(lab, peer, case.bucket, destination))
             check_equal(lab, case.bucket, destination, case.count)
-            if peer.name != "s5cmd cp":  # which copies everything again
-                again.setdefault(peer.name, []).append(_peer(lab, peer, case.bucket, destination))
-        destination = f"{case.bucket}-drayage-{number}"
-        lab.destination.create_bucket(destination)
-        async with _worker(lab, case.bucket, destination) as passing:
-            usage, spent = await passing.measured(copied=case.count + 1, skipped=0)
-            first.setdefault("drayage", []).append(usage)
-            actions.append(spent / (case.count + 1))
-            again.setdefault("drayage", []).append((await passing.measured(copied=0, skipped=case.count + 1))[0])
-        check_equal(lab, case.bucket, destination, case.count)
     label = f"{case.count:,} x {case.label}"
     copied = [_with_actions(row, max(actions)) for row in rows_of(label, first, case.rate, "juicefs sync")]
     return copied + rows_of(f"{label}, unchanged", again, lambda wall: f"{case.count / wall:,.0f}/s", "juicefs sync")
+
+
+def _turned(programs: Sequence[T], number: int) -> list[T]:
+    """Another one goes first in each round: servers grow slower as they fill, and are slow in their first volumes."""
+    first = number % len(programs)
+    return [*programs[first:], *programs[:first]]
 
 
 def _with_actions(row: Row, actions: float) -> Row:

@@ -43,10 +43,6 @@ class TemporalServer(Server):
     def ui_url(self) -> str | None:
         return None if self.headless else f"http://{LOOPBACK}:{self.ports[1]}"
 
-    @property
-    def metrics_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.ports[3]}/metrics"
-
     def command(self) -> list[str]:
         frontend, ui, http, metrics = self.ports
         return [

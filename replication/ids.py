@@ -78,10 +78,6 @@ def verify_id(route: str) -> str:
     return f"verify:{route}"
 
 
-def catalog_id(store: str, bucket: str) -> str:
-    return f"catalog:{store}:{bucket}"
-
-
 def new_copy_id(random: Random) -> str:
     """16 hex digits that name one plan to copy one object."""
     return f"{random.getrandbits(64):016x}"

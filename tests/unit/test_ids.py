@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from replication.ids import (
     HOUSEKEEPING_ID,
     ObjectId,
-    catalog_id,
     new_copy_id,
     object_of_id,
     object_workflow_id,
@@ -83,7 +82,7 @@ def test_ids_of_other_workflows_name_no_object(other: str) -> None:
 
 def test_the_ids_of_the_other_workflows_are_fixed() -> None:
     assert (reconcile_id("r"), partition_id("repair", "r", 7), verify_id("r")) == ("reconcile:r", "reconcile:r:7", "verify:r")
-    assert (catalog_id("aws", "photos"), HOUSEKEEPING_ID) == ("catalog:aws:photos", "housekeeping")
+    assert HOUSEKEEPING_ID == "housekeeping"
 
 
 def test_copy_ids_are_16_hex_digits_of_the_given_randomness() -> None:
