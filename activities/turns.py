@@ -17,7 +17,7 @@ from stores.pace import Pace
 AT_ONCE = 96
 """Objects under way, over all scans of a process that follows no changes."""
 BESIDE_CHANGES = 24
-"""What begins while changes are followed, at once; less would leave cores idle that no change needs."""
+"""What begins while changes are followed is so many at once, besides what is under way by then."""
 LINGER_S = 1.0
 """How long after the last change the next one is expected."""
 TICK_S = 0.02

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TypeVar
 
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHistory
@@ -24,9 +23,8 @@ from benchmarks.seed import seed_tiny
 from cli.passes import start_pass
 from replication.passes import PassInput, PassResult
 
-T = TypeVar("T")
-
 KIB = 1 << 10
+PEERS_BY_NAME = {peer.name: peer for peer in PEERS}
 SEEN_S = 10.0
 ACTIONS = {
     EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED, EventType.EVENT_TYPE_TIMER_STARTED,
@@ -68,27 +66,32 @@ async def _copied(lab: BenchLab, case: Case, rounds: int) -> list[Row]:
     again: dict[str, list[Usage]] = {}
     actions: list[float] = []
     for number in range(rounds):
-        for peer in _turned((None, *PEERS), number):
-            name = peer.name if peer else "drayage"
+        for name in _turned(("drayage", *PEERS_BY_NAME), number):
             destination = f"{case.bucket}-{name.split()[0]}-{number}"
             lab.destination.create_bucket(destination)
-            if peer is None:
-                async with _worker(lab, case.bucket, destination) as passing:
-                    usage, spent = await passing.measured(copied=case.count + 1, skipped=0)
-                    first.setdefault(name, []).append(usage)
-                    actions.append(spent / (case.count + 1))
-                    again.setdefault(name, []).append((await passing.measured(copied=0, skipped=case.count + 1))[0])
+            if name == "drayage":
+                usages, spent = await _ours(lab, case, destination)
+                actions.append(spent / (case.count + 1))
             else:
-                first.setdefault(name, []).append(_peer(lab, peer, case.bucket, destination))
-                if name != "s5cmd cp":  # which copies everything again
-                    again.setdefault(name, []).append(_peer(lab, peer, case.bucket, destination))
+                runs = 1 if name == "s5cmd cp" else 2  # it would copy everything again
+                usages = [_peer(lab, PEERS_BY_NAME[name], case.bucket, destination) for _ in range(runs)]
+            for kept, usage in zip((first, again), usages, strict=False):
+                kept.setdefault(name, []).append(usage)
             check_equal(lab, case.bucket, destination, case.count)
     label = f"{case.count:,} x {case.label}"
     copied = [_with_actions(row, max(actions)) for row in rows_of(label, first, case.rate, "juicefs sync")]
     return copied + rows_of(f"{label}, unchanged", again, lambda wall: f"{case.count / wall:,.0f}/s", "juicefs sync")
 
 
-def _turned(programs: Sequence[T], number: int) -> list[T]:
+async def _ours(lab: BenchLab, case: Case, destination: str) -> tuple[list[Usage], int]:
+    """A pass that copies and one that finds nothing to do; the actions of the first."""
+    async with _worker(lab, case.bucket, destination) as passing:
+        copying, spent = await passing.measured(copied=case.count + 1, skipped=0)
+        idle, _ = await passing.measured(copied=0, skipped=case.count + 1)
+    return [copying, idle], spent
+
+
+def _turned(programs: Sequence[str], number: int) -> list[str]:
     """Another one goes first in each round: servers grow slower as they fill, and are slow in their first volumes."""
     first = number % len(programs)
     return [*programs[first:], *programs[:first]]

@@ -258,7 +258,7 @@ class Pass:
             result = self._done.pop(number)
             del self._open[number]
             del self._watching[number]
-            self._orders.pop(number, None)
+            del self._orders[number]
             self._counters = self._counters.plus(result.counters)
             if result.problem:
                 self._problems.append(result.problem)

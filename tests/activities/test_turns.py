@@ -8,41 +8,45 @@ from activities.turns import FIRST_PER_S, LATE_S, LEAST_PER_S, MOST_PER_S, Turns
 from tests.poll import eventually
 
 
+class Room:
+    """Objects that have had their turn stay until they are let out."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.let_out = asyncio.Event()
+        self.inside = 0
+
+    def enter(self, objects: int) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(self._pass_through()) for _ in range(objects)]
+
+    async def _pass_through(self) -> None:
+        async with self.turns.turn():
+            self.inside += 1
+            await self.let_out.wait()
+
+
 async def test_no_more_objects_are_under_way_than_there_are_turns() -> None:
-    turns, let_out, inside = Turns(4), asyncio.Event(), 0
-
-    async def pass_through() -> None:
-        nonlocal inside
-        async with turns.turn():
-            inside += 1
-            await let_out.wait()
-
-    objects = [asyncio.create_task(pass_through()) for _ in range(7)]
-    await eventually(lambda: inside == 4)
+    room = Room(Turns(4))
+    objects = room.enter(7)
+    await eventually(lambda: room.inside == 4)
     objects[0].cancel()
-    await eventually(lambda: inside == 5)
-    let_out.set()
+    await eventually(lambda: room.inside == 5)
+    room.let_out.set()
     await asyncio.gather(*objects, return_exceptions=True)
-    assert inside == 7
+    assert room.inside == 7
 
 
 async def test_beside_changes_fewer_objects_begin_and_those_that_wait_already_take_the_new_pace() -> None:
-    turns, let_out, inside = Turns(9, 2, lateness=lambda: asyncio.sleep(0.01, 10 * LATE_S)), asyncio.Event(), 0
-
-    async def pass_through() -> None:
-        nonlocal inside
-        async with turns.turn():
-            inside += 1
-            await let_out.wait()
-
-    objects = [asyncio.create_task(pass_through()) for _ in range(59)]
-    await eventually(lambda: inside == 9)
+    turns = Turns(9, 2, lateness=lambda: asyncio.sleep(0.01, 10 * LATE_S))
+    room = Room(turns)
+    objects = room.enter(59)
+    await eventually(lambda: room.inside == 9)
     with turns.following():
         await eventually(lambda: turns.per_s == LEAST_PER_S)
         began = asyncio.get_running_loop().time()
-        beside = [asyncio.create_task(pass_through()) for _ in range(5)]
-        await eventually(lambda: inside == 9 + 2)
-        let_out.set()
+        beside = room.enter(5)
+        await eventually(lambda: room.inside == 9 + 2)
+        room.let_out.set()
         await asyncio.gather(*objects, *beside)
         assert asyncio.get_running_loop().time() - began >= 50 / FIRST_PER_S
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from temporalio.client import Client, WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.worker import Replayer
+from temporalio.worker import Replayer, WorkflowReplayResult
 from temporalio.workflow import NondeterminismError
 
 from embedded.temporal import TemporalServer
@@ -41,15 +41,16 @@ def event_types(document: dict[str, Any]) -> set[str]:
     return {event["eventType"].removeprefix("EVENT_TYPE_") for event in document["events"]}
 
 
-async def replay(history: WorkflowHistory) -> None:
+async def replay(history: WorkflowHistory) -> WorkflowReplayResult:
     """Raises `NondeterminismError` when today's code decides otherwise."""
     async with asyncio.timeout(20):
-        await replayer().replay_workflow(history)
+        return await replayer().replay_workflow(history)
 
 
 @pytest.mark.parametrize("name", COMMITTED)
 async def test_a_committed_history_replays(name: str) -> None:
-    await replay(WorkflowHistory.from_json(id_in(name), text_of(name)))
+    replayed = await replay(WorkflowHistory.from_json(id_in(name), text_of(name)))
+    assert replayed.replay_failure is None
 
 
 def test_every_scenario_has_a_committed_history() -> None:
