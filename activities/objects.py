@@ -6,15 +6,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 from temporalio import activity
 
 from activities import metrics
-from activities._progress import PartRecord, pulse
+from activities._progress import PartRecord, Pulse, pulse
 from activities.deletions import Permits
 from activities.recording import next_step, quarantined_for, record
 from activities.settle import Settler
 from activities.steering import Steerings
+from activities.streams import Streams
 from activities.turns import Turns
 from ledger.ledger import Ledger
 from replication.errors import IntegrityMismatch, RouteChanged, UploadCorrupt
@@ -43,6 +45,7 @@ from replication.settings import Settings
 from replication.verify import companion_kind, level, same_checksums
 from stores.checksum import combine
 from stores.observe import places
+from stores.pace import is_paced
 from stores.registry import Stores
 from stores.transfer import Place, SentPart, Transferred, copy_part, prove_stored, send_part
 
@@ -62,9 +65,11 @@ class ObjectActivities:
         permits: Permits,
         steerings: Steerings,
         turns: Turns,
+        streams: Streams,
         await_objects: AwaitObjects,
     ) -> None:
-        self._streams = settings.worker.streams
+        self._lanes = settings.worker.streams
+        self._streams = streams
         self._turns = turns
         self._await_objects = await_objects
         self._stores = stores
@@ -111,7 +116,7 @@ class ObjectActivities:
         known = await self._known_parts(destination, plan, ranges)
         todo = [number for number in ranges if number not in known]
         async with self._steerings.paced(input.paced_by, route):
-            sent = await self._send_parts(source, destination, plan, ranges, todo)
+            sent = await self._send_parts(source, destination, plan, ranges, todo, streams=self._streams if input.paced_by else None)
         known.update(sent)
         metrics.sent(route.name, sum(known[number].size_bytes for number in todo))
         companion = companion_kind(plan.checksums)
@@ -170,42 +175,54 @@ class ObjectActivities:
         return known
 
     async def _send_parts(
-        self, source: Place, destination: Place, plan: CopyPlan, ranges: dict[int, tuple[int, int]], todo: list[int]
+        self,
+        source: Place,
+        destination: Place,
+        plan: CopyPlan,
+        ranges: dict[int, tuple[int, int]],
+        todo: list[int],
+        *,
+        streams: Streams | None,
     ) -> dict[int, KnownPart]:
+        """`streams` are those that passes share; a change does not wait behind them."""
         left, sent = list(todo), dict[int, KnownPart]()
 
         async def lane() -> None:
             while left:
                 number = left.pop(0)
-                part = await self._send(source, destination, plan, number, ranges[number])
+                part = await self._send(source, destination, plan, number, ranges[number], streams)
                 sent[number] = KnownPart(number, part.part.size_bytes, part.part.etag, part.crc32c, part.companion)
                 pulse().record(_record(sent[number]))
 
         try:
             async with asyncio.TaskGroup() as lanes:
-                for _ in range(min(self._streams, len(todo))):
+                for _ in range(min(self._lanes, len(todo))):
                     lanes.create_task(lane())
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from group
         return sent
 
-    async def _send(self, source: Place, destination: Place, plan: CopyPlan, number: int, span: tuple[int, int]) -> SentPart:
+    async def _send(
+        self, source: Place, destination: Place, plan: CopyPlan, number: int, span: tuple[int, int], streams: Streams | None
+    ) -> SentPart:
         offset, length = span
         if plan.server_side:
             sent = await copy_part(source, destination, plan.upload_id, number, pin=plan.source, offset=offset, length=length)
             pulse().advance(length)
             return sent
-        return await send_part(
-            source,
-            destination,
-            plan.upload_id,
-            number,
-            pin=plan.source,
-            checksums=plan.checksums,
-            offset=offset,
-            length=length,
-            meter=pulse().advance,
-        )
+        # What has a limit of its own would only stand in the way of the others.
+        async with streams.stream() if streams and not is_paced() else nullcontext(_unwatched) as moved:
+            return await send_part(
+                source,
+                destination,
+                plan.upload_id,
+                number,
+                pin=plan.source,
+                checksums=plan.checksums,
+                offset=offset,
+                length=length,
+                meter=partial(_passed, pulse(), moved),
+            )
 
     # --- completing --------------------------------------------------------------------------------------------------
 
@@ -228,6 +245,15 @@ class ObjectActivities:
         if route.epoch != plan.epoch:
             raise RouteChanged(f"the settings of route {name} changed since this copy was planned")
         return route
+
+
+def _passed(advancing: Pulse, moved: Callable[[int], None], size_bytes: int) -> None:
+    advancing.advance(size_bytes)
+    moved(size_bytes)
+
+
+def _unwatched(_: int) -> None:
+    """Bytes of a stream that is not shared."""
 
 
 def _record(part: KnownPart) -> PartRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,11 @@ class BenchLab:
             "DESTINATION_KEY": self.destination.access_key, "DESTINATION_SECRET": self.destination.secret_key,
             "PYTHONPATH": str(ROOT),
         }  # fmt: skip
+
+    def clear(self) -> None:
+        """Removes what programs left in folders here."""
+        for folder in self.folder.glob("s5cmd-*"):
+            shutil.rmtree(folder)
 
     def write_config(self, source_bucket: str, destination_bucket: str, **worker: Any) -> Path:
         """A configuration file for one pair of buckets."""

@@ -44,6 +44,19 @@ def run(argv: Sequence[str], environment: Mapping[str, str]) -> Usage:
     return Usage(wall, used.ru_utime + used.ru_stime, peak)
 
 
+def settle() -> None:
+    """Waits until what was written before is on the disk: its way there takes time from whoever runs next."""
+    os.sync()
+
+
+def turned(programs: Sequence[str], number: int) -> list[str]:
+    """The order of a round. In as many rounds as there are programs each is once at every place, and once behind every other:
+    servers grow slower as they fill, and what a program leaves in memory and on its way to the disk meets the next one."""
+    count = len(programs)
+    steps = [-place // 2 if place % 2 == 0 else place // 2 + 1 for place in range(count)]
+    return [programs[(number + step) % count] for step in steps]
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system seconds of a running process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

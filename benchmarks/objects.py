@@ -14,7 +14,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from benchmarks.lab import MIB, WARM_KEY, BenchLab, check_equal, seed_objects
-from benchmarks.measure import Usage, cpu_seconds, peak_bytes, reset_peak, run
+from benchmarks.measure import Usage, cpu_seconds, peak_bytes, reset_peak, settle, turned
 from benchmarks.peers import PEERS
 from replication.ids import object_workflow_id
 from workflows.visibility import object_attributes
@@ -54,19 +54,20 @@ async def _bulk(
     lab: BenchLab, bucket: str, keys: list[str], rounds: int, case: str, rate: Callable[[float], str], against: str
 ) -> list[Row]:
     runs: dict[str, list[Usage]] = {}
+    programs = ["drayage", *PEERS, *(["no-op workflow"] if against == "no-op workflow" else [])]
     for number in range(rounds):
-        for peer in PEERS:
-            destination = f"{bucket}-{peer.name.split()[0]}-{number}"
+        for name in turned(programs, number):
+            settle()
+            if name == "no-op workflow":
+                runs.setdefault(name, []).append(await noop_usage(lab, keys))
+                continue
+            destination = f"{bucket}-{name.split()[0]}-{number}"
             lab.destination.create_bucket(destination)
-            used = [run(argv, lab.environment) for argv in peer.commands(lab, bucket, destination)]
-            total = Usage(sum(u.wall_s for u in used), sum(u.cpu_s for u in used), max(u.peak_bytes for u in used))
+            ours = name == "drayage"
+            usage = await _drayage(lab, bucket, destination, keys) if ours else PEERS[name].run(lab, bucket, destination)
             check_equal(lab, bucket, destination, len(keys))
-            runs.setdefault(peer.name, []).append(total)
-        destination = f"{bucket}-drayage-{number}"
-        runs.setdefault("drayage", []).append(await _drayage(lab, bucket, destination, keys))
-        check_equal(lab, bucket, destination, len(keys))
-        if against == "no-op workflow":
-            runs.setdefault("no-op workflow", []).append(await noop_usage(lab, keys))
+            runs.setdefault(name, []).append(usage)
+            lab.clear()
     return rows_of(case, runs, rate, against)
 
 
@@ -83,7 +84,6 @@ def rows_of(case: str, runs: dict[str, list[Usage]], rate: Callable[[float], str
 
 
 async def _drayage(lab: BenchLab, bucket: str, destination: str, keys: list[str]) -> Usage:
-    lab.destination.create_bucket(destination)
     config = lab.write_config(bucket, destination)
     with lab.process(["worker.py", "--config", str(config)], ready="worker is ready") as worker:
         return await _timed(lab, worker.pid, keys, lambda client, key: _replicate(client, f"bench-{destination}", key))

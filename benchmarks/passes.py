@@ -16,15 +16,14 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from activities._progress import BEAT_S
 from benchmarks.lab import MIB, BenchLab, check_equal, seed_objects
-from benchmarks.measure import Usage, cpu_seconds, peak_bytes, reset_peak, run
+from benchmarks.measure import Usage, cpu_seconds, peak_bytes, reset_peak, settle, turned
 from benchmarks.objects import Row, rows_of
-from benchmarks.peers import PEERS, Peer
+from benchmarks.peers import PEERS
 from benchmarks.seed import seed_tiny
 from cli.passes import start_pass
 from replication.passes import PassInput, PassResult
 
 KIB = 1 << 10
-PEERS_BY_NAME = {peer.name: peer for peer in PEERS}
 SEEN_S = 10.0
 ACTIONS = {
     EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED, EventType.EVENT_TYPE_TIMER_STARTED,
@@ -55,7 +54,8 @@ async def passes(lab: BenchLab, *, rounds: int, cases: Sequence[Case] = CASES, m
     """Every case with `rounds` interleaved runs of each program, then twice that with nothing to do."""
     rows: list[Row] = []
     for case in cases:
-        seed_objects(lab.source, case.bucket, "o/", case.count, case.size)
+        for server, bucket in ((lab.source, case.bucket), (lab.destination, f"{case.bucket}-warm-up")):
+            seed_objects(server, bucket, "o/", case.count, case.size)
         rows += await _copied(lab, case, rounds)
     return rows + await _unchanged(lab, many, rounds)
 
@@ -66,18 +66,20 @@ async def _copied(lab: BenchLab, case: Case, rounds: int) -> list[Row]:
     again: dict[str, list[Usage]] = {}
     actions: list[float] = []
     for number in range(rounds):
-        for name in _turned(("drayage", *PEERS_BY_NAME), number):
+        for name in turned(("drayage", *PEERS), number):
             destination = f"{case.bucket}-{name.split()[0]}-{number}"
             lab.destination.create_bucket(destination)
+            settle()
             if name == "drayage":
                 usages, spent = await _ours(lab, case, destination)
                 actions.append(spent / (case.count + 1))
             else:
                 runs = 1 if name == "s5cmd cp" else 2  # it would copy everything again
-                usages = [_peer(lab, PEERS_BY_NAME[name], case.bucket, destination) for _ in range(runs)]
+                usages = [PEERS[name].run(lab, case.bucket, destination) for _ in range(runs)]
             for kept, usage in zip((first, again), usages, strict=False):
                 kept.setdefault(name, []).append(usage)
             check_equal(lab, case.bucket, destination, case.count)
+            lab.clear()
     label = f"{case.count:,} x {case.label}"
     copied = [_with_actions(row, max(actions)) for row in rows_of(label, first, case.rate, "juicefs sync")]
     return copied + rows_of(f"{label}, unchanged", again, lambda wall: f"{case.count / wall:,.0f}/s", "juicefs sync")
@@ -89,12 +91,6 @@ async def _ours(lab: BenchLab, case: Case, destination: str) -> tuple[list[Usage
         copying, spent = await passing.measured(copied=case.count + 1, skipped=0)
         idle, _ = await passing.measured(copied=0, skipped=case.count + 1)
     return [copying, idle], spent
-
-
-def _turned(programs: Sequence[str], number: int) -> list[str]:
-    """Another one goes first in each round: servers grow slower as they fill, and are slow in their first volumes."""
-    first = number % len(programs)
-    return [*programs[first:], *programs[:first]]
 
 
 def _with_actions(row: Row, actions: float) -> Row:
@@ -110,15 +106,10 @@ async def _unchanged(lab: BenchLab, many: int, rounds: int) -> list[Row]:
     async with _worker(lab, "many", "many-replica") as passing:
         await passing.measured(copied=0, skipped=count)
         for _ in range(rounds):
-            for peer in PEERS[:2]:
-                runs.setdefault(peer.name, []).append(_peer(lab, peer, "many", "many-replica"))
+            for name in ("juicefs sync", "rclone copy"):
+                runs.setdefault(name, []).append(PEERS[name].run(lab, "many", "many-replica"))
             runs.setdefault("drayage", []).append((await passing.measured(copied=0, skipped=count))[0])
     return rows_of(f"{count:,} x 6 bytes, unchanged", runs, lambda wall: f"{count / wall:,.0f}/s", "juicefs sync")
-
-
-def _peer(lab: BenchLab, peer: Peer, source: str, destination: str) -> Usage:
-    used = [run(argv, lab.environment) for argv in peer.commands(lab, source, destination)]
-    return Usage(sum(u.wall_s for u in used), sum(u.cpu_s for u in used), max(u.peak_bytes for u in used))
 
 
 # --- our pass --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.lab import BenchLab
+from benchmarks.measure import Usage, run
 from embedded.seaweedfs import SeaweedFS
 
 
@@ -53,11 +54,11 @@ def s5cmd(lab: BenchLab, source: str, destination: str) -> list[list[str]]:
 class Peer:
     name: str
     commands: Callable[[BenchLab, str, str], list[list[str]]]
-    note: str = ""
+
+    def run(self, lab: BenchLab, source: str, destination: str) -> Usage:
+        """Copies a bucket, in as many commands as the program needs."""
+        used = [run(argv, lab.environment) for argv in self.commands(lab, source, destination)]
+        return Usage(sum(u.wall_s for u in used), sum(u.cpu_s for u in used), max(u.peak_bytes for u in used))
 
 
-PEERS = (
-    Peer("juicefs sync", juicefs, "50 threads"),
-    Peer("rclone copy", rclone, "32 transfers"),
-    Peer("s5cmd cp", s5cmd, "one endpoint at a time: through a local folder"),
-)
+PEERS = {peer.name: peer for peer in (Peer("juicefs sync", juicefs), Peer("rclone copy", rclone), Peer("s5cmd cp", s5cmd))}

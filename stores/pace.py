@@ -33,6 +33,10 @@ class Pace:
             self._tokens = 0.0
         self._rate = per_s
 
+    @property
+    def is_limited(self) -> bool:
+        return self._rate is not None
+
     async def take(self, amount: float, *, under_way: bool = False) -> None:
         """What is `under_way` already goes on through a pause, at the rate."""
         while self._waits(under_way):
@@ -54,3 +58,8 @@ class Pace:
 
 read_paces: ContextVar[Sequence[Pace]] = ContextVar("drayage_read_paces", default=())
 """What every chunk that `stores/transfer.py` reads has to wait for."""
+
+
+def is_paced() -> bool:
+    """True if what is read in this context is held to a rate."""
+    return any(pace.is_limited for pace in read_paces.get())

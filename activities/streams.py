@@ -1,0 +1,109 @@
+"""How many parts all passes of a process have under way at once: as many as make them faster together.
+
+A store far away fills the line only with many streams. One nearby is at its fastest with a few, and every further one costs
+it memory. So a process begins with a few, takes half as many more as long as that pays, and goes back where it does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from activities._progress import pulse
+
+FEW = 4
+WINDOW_S = 1.0
+WIDER = 1.5
+PAYS = 0.5
+"""A wider window must bring this much of what it would bring if nothing but the number of streams were in its way."""
+RESTS = 15
+"""Windows until wider is tried again after it did not pay."""
+TOUCH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """`streams` at once. `before` and `rate_before` are those of the last window, where this one is a try at more."""
+
+    streams: int = FEW
+    before: int = 0
+    rate_before: float = 0.0
+    rests: int = 1
+
+    def after(self, rate: float, most: int) -> Width:
+        """What follows a window in which `rate` bytes a second passed and every stream was taken."""
+        if self.before and rate < self.rate_before * (1 + PAYS * (self.streams / self.before - 1)):
+            return Width(self.before, rests=RESTS)
+        if self.rests:
+            return Width(self.streams, rests=self.rests - 1)
+        wider = min(most, math.ceil(self.streams * WIDER))
+        return Width(wider, self.streams, rate, rests=0) if wider > self.streams else self
+
+
+class Streams:
+    """`async with streams.stream() as moved:` is one part, in order of arrival; `moved` is told of its bytes as they pass."""
+
+    def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
+        self._clock = clock
+        self._width = Width(min(FEW, most))
+        self._under_way = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._bytes, self._since = 0, clock()
+
+    @property
+    def width(self) -> int:
+        """How many may be under way at once."""
+        return self._width.streams
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[Callable[[int], None]]:
+        """Waits until a part may start."""
+        await self._enter()
+        try:
+            yield self._moved
+        finally:
+            self._under_way -= 1
+            self._admit()
+
+    async def _enter(self) -> None:
+        if not self._under_way:
+            self._width = Width(min(FEW, self._most))
+            self._begin_window()
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        self._admit()
+        try:
+            while not place.done():
+                pulse().touch()
+                await asyncio.wait([place], timeout=TOUCH_S)
+        except asyncio.CancelledError:
+            if place.done():
+                self._under_way -= 1
+            else:
+                self._waiting.remove(place)
+            self._admit()
+            raise
+
+    def _admit(self) -> None:
+        while self._waiting and self._under_way < self._width.streams:
+            self._waiting.popleft().set_result(None)
+            self._under_way += 1
+
+    def _moved(self, size_bytes: int) -> None:
+        self._bytes += size_bytes
+        passed_s = self._clock() - self._since
+        if passed_s < WINDOW_S:
+            return
+        if self._waiting:
+            self._width = self._width.after(self._bytes / passed_s, self._most)
+            self._admit()
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        self._bytes, self._since = 0, self._clock()
