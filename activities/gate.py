@@ -32,8 +32,8 @@ class Gate:
         self._changed.set()
 
     @asynccontextmanager
-    async def admit(self, size_bytes: int, requests: int) -> AsyncIterator[None]:
-        """Waits until an object of this size may start."""
+    async def admit(self, size_bytes: int, requests: int, *, small: bool = False) -> AsyncIterator[None]:
+        """Waits until an object of this size may start; `small` is one that a tide moves."""
         await self._turn()
         self._inside += 1
         try:
@@ -41,7 +41,7 @@ class Gate:
                 await pace.take(requests)
             for pace in self._bytes:
                 await pace.take(size_bytes)
-            async with self._turns.turn():
+            async with self._turns.turn(small=small):
                 yield
         finally:
             self._inside -= 1

@@ -17,7 +17,8 @@ from activities.gate import Gate
 from activities.listings import PAGE, joined
 from activities.outcomes import Outcomes
 from activities.scan_order import Done, Order, Slot, large_bytes
-from activities.turns import AT_ONCE
+from activities.tide import SMALL
+from activities.turns import SMALL_AT_ONCE
 from ledger.ledger import Ledger
 from ledger.rows import PendingDeletion
 from replication.compare import ARCHIVES, compare
@@ -46,7 +47,7 @@ class Scan:
         self._gate = gate
         self._kinds = stores.get(route.source.store).kind, stores.get(route.destination.store).kind
         self._order = Order()
-        self._work: asyncio.Queue[tuple[Slot, str, ListedObject]] = asyncio.Queue(2 * AT_ONCE)
+        self._work: asyncio.Queue[tuple[Slot, str, ListedObject]] = asyncio.Queue(2 * SMALL_AT_ONCE)
         self._moved = asyncio.Event()
         self._result = _resumed(asked)
         self._listed_all = asyncio.Event()
@@ -59,7 +60,7 @@ class Scan:
     async def run(self) -> ScanResult:
         """Raises what a listing or the ledger raises, once everything under way is recorded or given up."""
         async with _Tasks() as tasks:
-            working = [tasks.start(self._work_on()) for _ in range(AT_ONCE)]
+            working = [tasks.start(self._work_on()) for _ in range(SMALL_AT_ONCE)]
             flusher = tasks.start(self._flush_on())
             await tasks.first_of(tasks.start(self._read()), flusher, *working)
             self._listed_all.set()
@@ -200,7 +201,8 @@ class Scan:
         while True:
             slot, verdict, listed = await self._work.get()
             key, missing = self._route.source.prefix + slot.key, verdict == "missing"
-            async with self._gate.admit(*self._outcomes.cost(listed, missing=missing)):
+            small = missing and self._asked.mode == "repair" and listed.version.size_bytes <= SMALL
+            async with self._gate.admit(*self._outcomes.cost(listed, missing=missing), small=small):
                 if verdict == "extra":
                     slot.done = await self._outcomes.look_at_extra(key, listed)
                 else:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
 from activities.deletions import Permit, Permits
 from activities.dependencies import Dependencies
 from activities.pairs import Pairs
+from activities.tide import SMALL, Tide
 from ledger.ledger import Ledger
 from replication.compare import replica_token, source_token
 from replication.errors import DestinationForeign, IntegrityMismatch, NotSupported, ObjectError, PreconditionFailed, SourceArchived
@@ -109,6 +111,7 @@ class Settler:
         self._collects = collects
         self.inline_max = inline_max
         self._budget = ByteBudget(GATHERED_BYTES)
+        self._tides: defaultdict[tuple[str, str], Tide] = defaultdict(Tide)
         self._dependencies = Dependencies(stores)
         self._permits = permits
         self._pairs = Pairs(settings, stores, ledger)
@@ -200,13 +203,15 @@ class Settler:
         return await self.settled(route, source, destination, plan, done)
 
     async def copy_listed(self, route: Route, key: str, listed: Version, meter: Meter) -> Settlement:
-        """Copies a small object that the destination's listing lacks, by one read and one conditional write.
+        """Copies an object that the destination's listing lacks, by one read and one conditional write.
 
         Raises `SourceChanged` or `PreconditionFailed` where either side is not what was listed; then `settle` is for it.
         """
         source, destination = places(route, key, self._stores)
+        tide = self._tides[route.source.store, route.destination.store] if listed.size_bytes <= SMALL else None
         async with self._budget.hold(listed.size_bytes):
-            info, data = await quick_retry(lambda: source.store.fetch(source.bucket, key, pin=listed))
+            async with tide.reads if tide else nullcontext():
+                info, data = await quick_retry(lambda: source.store.fetch(source.bucket, key, pin=listed))
             meter(len(data))
             view = view_of(route, source, destination, info, None)
             if view.decision.action != "copy":
@@ -224,7 +229,8 @@ class Settler:
                     capabilities=capabilities,
                 )
 
-            done = await self.commit(route, key, destination, plan, write, capabilities.conditional_writes)
+            async with tide.writes if tide else nullcontext():
+                done = await self.commit(route, key, destination, plan, write, capabilities.conditional_writes)
         return await self._recorded(Settlement(result=_copied(route, source, destination, plan, done)))
 
     async def commit(

@@ -6,15 +6,13 @@ it memory. So a process begins with a few, takes half as many more as long as th
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from activities._progress import pulse
+from activities.line import Line
 
 FEW = 4
 WINDOW_S = 1.0
@@ -23,7 +21,6 @@ PAYS = 0.5
 """A wider window must bring this much of what it would bring if nothing but the number of streams were in its way."""
 RESTS = 15
 """Windows until wider is tried again after it did not pay."""
-TOUCH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,7 @@ class Streams:
         self._clock = clock
         self._width = Width(min(FEW, most))
         self._under_way = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting = Line()
         self._bytes, self._since = 0, clock()
 
     @property
@@ -68,32 +65,23 @@ class Streams:
         try:
             yield self._moved
         finally:
-            self._under_way -= 1
-            self._admit()
+            self._leave()
 
     async def _enter(self) -> None:
         if not self._under_way:
             self._width = Width(min(FEW, self._most))
             self._begin_window()
-        place = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+        place = self._waiting.join()
         self._admit()
-        try:
-            while not place.done():
-                pulse().touch()
-                await asyncio.wait([place], timeout=TOUCH_S)
-        except asyncio.CancelledError:
-            if place.done():
-                self._under_way -= 1
-            else:
-                self._waiting.remove(place)
-            self._admit()
-            raise
+        await self._waiting.wait(place, given_back=self._leave, long=True)
+
+    def _leave(self) -> None:
+        self._under_way -= 1
+        self._admit()
 
     def _admit(self) -> None:
         while self._waiting and self._under_way < self._width.streams:
-            self._waiting.popleft().set_result(None)
-            self._under_way += 1
+            self._under_way += self._waiting.let_in()
 
     def _moved(self, size_bytes: int) -> None:
         self._bytes += size_bytes

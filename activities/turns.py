@@ -16,6 +16,8 @@ from stores.pace import Pace
 
 AT_ONCE = 96
 """Objects under way, over all scans of a process that follows no changes."""
+SMALL_AT_ONCE = 384
+"""And of those that are read and written by turns (`activities/tide.py`), which are waiting most of the time."""
 BESIDE_CHANGES = 24
 """What begins while changes are followed is so many at once, besides what is under way by then."""
 LINGER_S = 1.0
@@ -32,9 +34,14 @@ class Turns:
     """`async with turns.turn():` is one object of a scan."""
 
     def __init__(
-        self, most: int = AT_ONCE, beside: int = BESIDE_CHANGES, *, lateness: Callable[[], Awaitable[float]] | None = None
+        self,
+        most: int = AT_ONCE,
+        beside: int = BESIDE_CHANGES,
+        small: int = SMALL_AT_ONCE,
+        *,
+        lateness: Callable[[], Awaitable[float]] | None = None,
     ) -> None:
-        self._alone, self._beside = asyncio.Semaphore(most), asyncio.Semaphore(beside)
+        self._alone, self._small, self._beside = asyncio.Semaphore(most), asyncio.Semaphore(small), asyncio.Semaphore(beside)
         self._pace = Pace(on_wait=lambda: pulse().touch())
         self._lateness = lateness or timer_lateness
         self._per_s: float | None = None
@@ -60,9 +67,10 @@ class Turns:
             self._followed_at = time.monotonic()
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Waits until an object may start."""
-        async with self._alone if self._governing is None else self._beside:
+    async def turn(self, *, small: bool = False) -> AsyncIterator[None]:
+        """Waits until an object may start; `small` is one that a tide moves."""
+        alone = self._small if small else self._alone
+        async with alone if self._governing is None else self._beside:
             await self._pace.take(1)
             yield
 
