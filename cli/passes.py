@@ -144,6 +144,7 @@ def tell_end(output: Output, ended: PassResult | PassProgress, cost: Mapping[str
             f"{counters.failed + counters.blocked:,} failed",
             f"{counters.waiting:,} waiting",
             f"{counters.kept:,} kept",
+            *([f"{counters.left:,} left at the destination only"] if counters.left else []),
         ]
     )
     output.line(f"{ended.state}: {', '.join(told)}" + (f" in {seconds:.1f} s" if seconds is not None else ""))

@@ -123,7 +123,8 @@ def closing_lines(ending: Ending) -> list[str]:
         f"{counters.deleted:,} {'to delete' if dry else 'deleted'}",
         f"{counters.failed + counters.blocked:,} failed",
     ]
-    counted += [f"{value:,} {name}" for name, value in (("kept", counters.kept), ("waiting", counters.waiting)) if value]
+    rest = (("kept", counters.kept), ("waiting", counters.waiting), ("left at the destination only", counters.left))
+    counted += [f"{value:,} {name}" for name, value in rest if value]
     rate = "" if dry or not ending.seconds else f", {format_size(int(counters.bytes_copied / ending.seconds))}/s"
     size = format_size(counters.bytes_copied)
     lines = [", ".join(counted), f"{size} {'to copy' if dry else 'copied'} in {format_duration(round(ending.seconds, 1))}{rate}"]

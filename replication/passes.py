@@ -107,6 +107,11 @@ class Counters(Payload):
     bytes_copied: int = 0
     requests: int = 0
 
+    @property
+    def left(self) -> int:
+        """Objects without a source that stand at the destination still: nobody asked for their deletion, or they are not ours."""
+        return max(0, self.extra - self.deleted)
+
     def plus(self, other: Counters) -> Counters:
         return Counters.model_construct(**{name: getattr(self, name) + getattr(other, name) for name in Counters.model_fields})
 

@@ -441,3 +441,8 @@ def test_the_closing_lines_of_a_dry_run_promise_and_do_not_report() -> None:
     first, second = closing_lines(Ending(0, "done", progress, 1.0))
     assert first == "3 listed, 2 to copy, 1 to update, 0 in sync, 1 to delete, 0 failed"
     assert second == "10B to copy in 1s"
+
+
+def test_the_closing_lines_tell_of_objects_that_only_the_destination_has() -> None:
+    progress = PassProgress(route="r", mode="repair", counters=Counters(listed=3, skipped=3, extra=5, deleted=2))
+    assert closing_lines(Ending(0, "done", progress, 1.0))[0].endswith("2 deleted, 0 failed, 3 left at the destination only")
