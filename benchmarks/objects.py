@@ -39,7 +39,8 @@ class Row:
 
 async def objects(lab: BenchLab, *, rounds: int, large: int = 4, large_size: int = 256 * MIB, small: int = 2000) -> list[Row]:
     """Every case of this file, with `rounds` interleaved runs of each program; the median run counts."""
-    seed_objects(lab.source, "large", "big-", large, large_size)
+    for server, bucket in ((lab.source, "large"), (lab.destination, "large-warm-up")):
+        seed_objects(server, bucket, "big-", large, large_size)
     keys = seed_objects(lab.source, "small", "small/", small, 4096)
     large_keys = [f"big-{number:06d}" for number in range(large)]
     mib = large * large_size / MIB
