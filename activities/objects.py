@@ -68,7 +68,7 @@ class ObjectActivities:
         streams: Streams,
         await_objects: AwaitObjects,
     ) -> None:
-        self._lanes = settings.worker.streams
+        self._parts_at_once = settings.worker.streams
         self._streams = streams
         self._turns = turns
         self._await_objects = await_objects
@@ -187,7 +187,7 @@ class ObjectActivities:
         """`streams` are those that passes share; a change does not wait behind them."""
         left, sent = list(todo), dict[int, KnownPart]()
 
-        async def lane() -> None:
+        async def send_on() -> None:
             while left:
                 number = left.pop(0)
                 part = await self._send(source, destination, plan, number, ranges[number], streams)
@@ -195,9 +195,9 @@ class ObjectActivities:
                 pulse().record(_record(sent[number]))
 
         try:
-            async with asyncio.TaskGroup() as lanes:
-                for _ in range(min(self._lanes, len(todo))):
-                    lanes.create_task(lane())
+            async with asyncio.TaskGroup() as sending:
+                for _ in range(min(self._parts_at_once, len(todo))):
+                    sending.create_task(send_on())
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from group
         return sent

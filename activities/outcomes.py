@@ -10,6 +10,7 @@ from activities._progress import pulse
 from activities.recording import audit_of, quarantined, quarantined_for, receipt_of
 from activities.scan_order import Done
 from activities.settle import Settler
+from activities.tide import SMALL
 from ledger.rows import PendingDeletion, Receipt
 from replication.compare import replica_token, source_token
 from replication.errors import (
@@ -59,6 +60,10 @@ class Outcomes(Protocol):
         """Bytes and requests that looking at a key and settling it take."""
         ...
 
+    def by_tide(self, listed: ListedObject, *, missing: bool) -> bool:
+        """Whether settling a key is one read and one write that take turns with others (`activities/tide.py`)."""
+        ...
+
     async def settle(self, key: str, source: ListedObject, *, missing: bool) -> Done: ...
 
     async def look_at_extra(self, key: str, replica: ListedObject) -> Done:
@@ -95,6 +100,9 @@ class Common:
     def cost(self, listed: ListedObject, *, missing: bool) -> tuple[int, int]:
         return listed.version.size_bytes, 2 if missing else 4
 
+    def by_tide(self, listed: ListedObject, *, missing: bool) -> bool:
+        return False
+
     async def look_at_extra(self, key: str, replica: ListedObject) -> Done:
         return self.told_extra(key)
 
@@ -118,6 +126,9 @@ class Repair(Common):
     def __init__(self, asked: ScanInput, route: Route, stores: Stores, settler: Settler, *, paired: bool, workflow: str) -> None:
         super().__init__(asked, route, stores, settler.inline_max, paired=paired, workflow=workflow)
         self._settler = settler
+
+    def by_tide(self, listed: ListedObject, *, missing: bool) -> bool:
+        return missing and not self._paired and listed.version.size_bytes <= SMALL
 
     async def settle(self, key: str, source: ListedObject, *, missing: bool) -> Done:
         try:

@@ -17,7 +17,6 @@ from activities.gate import Gate
 from activities.listings import PAGE, joined
 from activities.outcomes import Outcomes
 from activities.scan_order import Done, Order, Slot, large_bytes
-from activities.tide import SMALL
 from activities.turns import SMALL_AT_ONCE
 from ledger.ledger import Ledger
 from ledger.rows import PendingDeletion
@@ -201,7 +200,7 @@ class Scan:
         while True:
             slot, verdict, listed = await self._work.get()
             key, missing = self._route.source.prefix + slot.key, verdict == "missing"
-            small = missing and self._asked.mode == "repair" and listed.version.size_bytes <= SMALL
+            small = self._outcomes.by_tide(listed, missing=missing)
             async with self._gate.admit(*self._outcomes.cost(listed, missing=missing), small=small):
                 if verdict == "extra":
                     slot.done = await self._outcomes.look_at_extra(key, listed)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -57,6 +58,17 @@ class Line:
             self.moved[number] = moved
             await self.ends[number].wait()
 
+    @asynccontextmanager
+    async def waiting(self, count: int) -> AsyncIterator[None]:
+        """So many parts, which go on until the block ends."""
+        async with asyncio.TaskGroup() as parts:
+            for number in range(count):
+                parts.create_task(self.part(number))
+            await asyncio.sleep(0.01)
+            yield
+            for end in self.ends:
+                end.set()
+
     async def window(self, bytes_per_stream: int) -> None:
         """One window in which every part under way moves so many bytes."""
         self.now += FIRST_S / 2
@@ -70,45 +82,30 @@ class Line:
 
 async def test_parts_begin_in_order_and_more_of_them_as_long_as_that_pays() -> None:
     line = Line()
-    async with asyncio.TaskGroup() as parts:
-        for number in range(40):
-            parts.create_task(line.part(number))
-        await asyncio.sleep(0.01)
+    async with line.waiting(40):
         assert line.begun == list(range(FEW))
         for wide in (4, 6, 9):
             await line.window(1 << 20)
             assert (line.streams.width, line.begun) == (wide, list(range(wide)))
-        for end in line.ends:
-            end.set()
     assert line.begun == list(range(40))
 
 
 async def test_what_is_alone_begins_with_few_again() -> None:
     line = Line()
-    async with asyncio.TaskGroup() as parts:
-        for number in range(20):
-            parts.create_task(line.part(number))
-        await asyncio.sleep(0.01)
+    async with line.waiting(20):
         await line.window(1 << 20)
         await line.window(1 << 20)
         assert line.streams.width == 6
-        for end in line.ends:
-            end.set()
     await line.part(30)
     assert line.streams.width == FEW
 
 
 async def test_nothing_is_concluded_from_streams_that_nobody_waits_for() -> None:
     line = Line()
-    async with asyncio.TaskGroup() as parts:
-        for number in range(FEW):
-            parts.create_task(line.part(number))
-        await asyncio.sleep(0.01)
+    async with line.waiting(FEW):
         for _ in range(4):
             await line.window(1 << 20)
         assert line.streams.width == FEW
-        for end in line.ends:
-            end.set()
 
 
 @pytest.mark.parametrize("granted", [False, True])
