@@ -31,7 +31,7 @@ from activities.objects import AwaitObjects, ObjectActivities
 from activities.passes import PassActivities
 from activities.shares import Shares
 from activities.steering import Steerings
-from activities.streams import Streams
+from activities.streams import Ways
 from activities.turns import Turns
 from ledger.ledger import Ledger
 from replication.errors import SettingsError
@@ -56,9 +56,9 @@ WORKFLOWS: Sequence[type] = (ReplicateObject, ReconcileRoute, ReconcilePartition
 def build_workers(client: Client, settings: Settings, stores: Stores, ledger: Ledger, role: str) -> list[Worker]:
     """The workers of a role, not yet running."""
     permits, steerings, turns = Permits(client, settings, stores), Steerings(client, settings, Shares(ledger)), Turns()
-    streams = Streams(settings.worker.transfer_slots * settings.worker.streams)
+    ways = Ways(settings.worker.transfer_slots * settings.worker.streams)
     await_objects = _await_objects(client, settings.temporal.control_queue)
-    objects = ObjectActivities(settings, stores, ledger, permits, steerings, turns, streams, await_objects)
+    objects = ObjectActivities(settings, stores, ledger, permits, steerings, turns, ways, await_objects)
     passes = PassActivities(settings, stores, ledger, permits, steerings, turns)
     sweeps = HousekeepingActivities(settings, stores, client)
     control: list[Callable[..., Any]] = [

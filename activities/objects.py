@@ -16,7 +16,7 @@ from activities.deletions import Permits
 from activities.recording import next_step, quarantined_for, record
 from activities.settle import Settler
 from activities.steering import Steerings
-from activities.streams import Streams
+from activities.streams import Streams, Ways
 from activities.turns import Turns
 from ledger.ledger import Ledger
 from replication.errors import IntegrityMismatch, RouteChanged, UploadCorrupt
@@ -65,11 +65,11 @@ class ObjectActivities:
         permits: Permits,
         steerings: Steerings,
         turns: Turns,
-        streams: Streams,
+        ways: Ways,
         await_objects: AwaitObjects,
     ) -> None:
         self._parts_at_once = settings.worker.streams
-        self._streams = streams
+        self._ways = ways
         self._turns = turns
         self._await_objects = await_objects
         self._stores = stores
@@ -116,7 +116,7 @@ class ObjectActivities:
         known = await self._known_parts(destination, plan, ranges)
         todo = [number for number in ranges if number not in known]
         async with self._steerings.paced(input.paced_by, route):
-            sent = await self._send_parts(source, destination, plan, ranges, todo, streams=self._streams if input.paced_by else None)
+            sent = await self._send_parts(source, destination, plan, ranges, todo, self._streams(route, of_pass=bool(input.paced_by)))
         known.update(sent)
         metrics.sent(route.name, sum(known[number].size_bytes for number in todo))
         companion = companion_kind(plan.checksums)
@@ -163,6 +163,9 @@ class ObjectActivities:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
+    def _streams(self, route: Route, *, of_pass: bool) -> Streams:
+        return self._ways.streams(route.settings.source.store, route.settings.destination.store, of_pass=of_pass)
+
     async def _known_parts(self, destination: Place, plan: CopyPlan, ranges: dict[int, tuple[int, int]]) -> dict[int, KnownPart]:
         """What an earlier attempt stored and is still listed. The first attempt has nothing to ask for."""
         if activity.info().attempt == 1:
@@ -181,10 +184,8 @@ class ObjectActivities:
         plan: CopyPlan,
         ranges: dict[int, tuple[int, int]],
         todo: list[int],
-        *,
-        streams: Streams | None,
+        streams: Streams,
     ) -> dict[int, KnownPart]:
-        """`streams` are those that passes share; a change does not wait behind them."""
         left, sent = list(todo), dict[int, KnownPart]()
 
         async def send_on() -> None:
@@ -203,7 +204,7 @@ class ObjectActivities:
         return sent
 
     async def _send(
-        self, source: Place, destination: Place, plan: CopyPlan, number: int, span: tuple[int, int], streams: Streams | None
+        self, source: Place, destination: Place, plan: CopyPlan, number: int, span: tuple[int, int], streams: Streams
     ) -> SentPart:
         offset, length = span
         if plan.server_side:
@@ -211,7 +212,7 @@ class ObjectActivities:
             pulse().advance(length)
             return sent
         # What has a limit of its own would only stand in the way of the others.
-        async with streams.stream() if streams and not is_paced() else nullcontext(_unwatched) as moved:
+        async with streams.stream() if not is_paced() else nullcontext(_unwatched) as moved:
             return await send_part(
                 source,
                 destination,

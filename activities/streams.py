@@ -1,4 +1,4 @@
-"""How many parts all passes of a process have under way at once: as many as make them faster together.
+"""How many parts a process has under way at once from one store to another: as many as make them faster together.
 
 A store far away fills the line only with many streams. One nearby is at its fastest with a few, and every further one costs
 it memory. So a process begins with a few, takes half as many more as long as that pays, and goes back where it does not.
@@ -40,6 +40,22 @@ class Width:
             return Width(self.streams, rests=self.rests - 1)
         wider = min(most, math.ceil(self.streams * WIDER))
         return Width(wider, self.streams, rate, rests=0) if wider > self.streams else self
+
+
+class Ways:
+    """The streams of each way from one store to another; those of passes and those of changes do not wait for each other."""
+
+    def __init__(self, most: int) -> None:
+        """`most` streams at once on each way."""
+        self._most = most
+        self._ways: dict[tuple[str, str, bool], Streams] = {}
+
+    def streams(self, source: str, destination: str, *, of_pass: bool) -> Streams:
+        """Between two stores, by their names in the settings."""
+        way = source, destination, of_pass
+        if way not in self._ways:
+            self._ways[way] = Streams(self._most)
+        return self._ways[way]
 
 
 class Streams:

@@ -42,7 +42,7 @@ WITHOUT_LAB: dict[str, Callable[[], Awaitable[list[Row]]]] = {"ledger": ledger}
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved runs of each program, for passes and objects (default: 3)")
+    parser.add_argument("--rounds", type=int, default=4, help="interleaved runs of each program, for passes and objects (default: 4)")
     parser.add_argument("--only", choices=[*CASES, *WITHOUT_LAB], help="one of the tables (default: all)")
     parser.add_argument("--write", action="store_true", help="keep the tables in docs/BENCHMARKS.md")
     options = parser.parse_args()

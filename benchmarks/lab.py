@@ -47,8 +47,9 @@ class BenchLab:
             "PYTHONPATH": str(ROOT),
         }  # fmt: skip
 
-    def clear(self) -> None:
-        """Removes what programs left in folders here."""
+    def clear(self, destination_bucket: str) -> None:
+        """Removes what a run wrote, so that the next one meets the same server, and what programs left in folders here."""
+        self.destination.remove_bucket(destination_bucket)
         for folder in self.folder.glob("s5cmd-*"):
             shutil.rmtree(folder)
 

@@ -68,7 +68,7 @@ async def _bulk(
             usage = await _drayage(lab, bucket, destination, keys) if ours else PEERS[name].run(lab, bucket, destination)
             check_equal(lab, bucket, destination, len(keys))
             runs.setdefault(name, []).append(usage)
-            lab.clear()
+            lab.clear(destination)
     return rows_of(case, runs, rate, against)
 
 

@@ -61,7 +61,7 @@ async def passes(lab: BenchLab, *, rounds: int, cases: Sequence[Case] = CASES, m
 
 
 async def _copied(lab: BenchLab, case: Case, rounds: int) -> list[Row]:
-    """New buckets in each round, copied to and then left as they are."""
+    """New buckets in each round, copied to, copied to again, and removed."""
     first: dict[str, list[Usage]] = {}
     again: dict[str, list[Usage]] = {}
     actions: list[float] = []
@@ -79,7 +79,7 @@ async def _copied(lab: BenchLab, case: Case, rounds: int) -> list[Row]:
             for kept, usage in zip((first, again), usages, strict=False):
                 kept.setdefault(name, []).append(usage)
             check_equal(lab, case.bucket, destination, case.count)
-            lab.clear()
+            lab.clear(destination)
     label = f"{case.count:,} x {case.label}"
     copied = [_with_actions(row, max(actions)) for row in rows_of(label, first, case.rate, "juicefs sync")]
     return copied + rows_of(f"{label}, unchanged", again, lambda wall: f"{case.count / wall:,.0f}/s", "juicefs sync")

@@ -87,6 +87,10 @@ class SeaweedFS(Server):
         """Does nothing if the bucket exists."""
         ensure_bucket(self._s3(), name)
 
+    def remove_bucket(self, name: str) -> None:
+        """With everything in it: its volumes go as a whole."""
+        self._s3().delete_bucket(Bucket=name)
+
     def cleanup(self) -> None:
         if self._client is not None:
             self._client.close()

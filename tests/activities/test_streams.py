@@ -1,4 +1,4 @@
-"""How many parts of passes are under way at once, and how that follows what it brings."""
+"""How many parts are under way at once from one store to another, and how that follows what it brings."""
 
 from __future__ import annotations
 

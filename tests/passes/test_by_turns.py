@@ -1,4 +1,4 @@
-"""What a pass has under way at once: small objects read and written by turns, and parts that share the streams of the process."""
+"""What a pass has under way at once: small objects read and written by turns, and parts that share streams."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from activities.outcomes import Repair
 from activities.passes import nothing_recorded
 from activities.scan import Scan
 from activities.settle import Settler
-from activities.streams import Streams
+from activities.streams import Ways
 from activities.tide import SIDE_AT_ONCE, SMALL, STRAGGLERS
 from activities.turns import SMALL_AT_ONCE, Turns
 from ledger.ledger import Ledger
@@ -117,18 +117,6 @@ async def test_larger_objects_are_read_and_written_side_by_side() -> None:
     assert max(min(counts) for counts in pair.source.seen) > STRAGGLERS
 
 
-class Counted(Streams):
-    """Streams that count who asked for one."""
-
-    asked = 0
-
-    @asynccontextmanager
-    async def stream(self) -> AsyncIterator[Callable[[int], None]]:
-        self.asked += 1
-        async with super().stream() as moved:
-            yield moved
-
-
 class Steered:
     """Stands for the steering of a pass, which needs a Temporal server: a pass without limits."""
 
@@ -137,16 +125,26 @@ class Steered:
         yield
 
 
-@pytest.mark.parametrize(("paced_by", "shared"), [("reconcile:r", 3), ("", 0)])
-async def test_parts_of_passes_share_streams_and_those_of_changes_do_not_wait_for_them(paced_by: str, shared: int) -> None:
-    pair, streams = Pair(), Counted(8)
+@pytest.mark.parametrize("of_pass", [True, False])
+@pytest.mark.parametrize(
+    ("taken", "waits"),
+    [(("a", "b", True), True), (("a", "b", False), False), (("a", "c", True), False), (("c", "b", True), False)],
+)
+async def test_parts_wait_only_for_those_of_their_kind_between_the_same_stores(
+    taken: tuple[str, str, bool], waits: bool, of_pass: bool
+) -> None:
+    pair, ways = Pair(), Ways(most=1)
     await pair.fill(1, 12 * MIB)
     settlement = await pair.settler.settle(pair.route, SettleInput(route="r", key="k0000"), lambda size: None)
     assert settlement.plan is not None
     nobody = cast(Any, None)
-    objects = ObjectActivities(pair.settings, pair.stores, pair.ledger, nobody, cast(Any, Steered()), Turns(), streams, nobody)
+    objects = ObjectActivities(pair.settings, pair.stores, pair.ledger, nobody, cast(Any, Steered()), Turns(), ways, nobody)
+    paced_by = "reconcile:r" if of_pass else ""
     asked = PartRunInput(route="r", key="k0000", plan=settlement.plan, first=1, last=3, paced_by=paced_by)
-    result = await ActivityEnvironment().run(objects.copy_part_run, asked)
+    source, destination, same_kind = taken
+    async with ways.streams(source, destination, of_pass=of_pass is same_kind).stream():
+        copying = asyncio.create_task(ActivityEnvironment().run(objects.copy_part_run, asked))
+        done, _ = await asyncio.wait([copying], timeout=0.5 if waits else 30)
+        assert bool(done) is not waits
+    assert (await copying).bytes_copied == 12 * MIB
     await pair.ledger.close()
-    assert result.bytes_copied == 12 * MIB
-    assert streams.asked == shared
