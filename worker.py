@@ -25,6 +25,7 @@ from temporalio.worker import Worker
 
 from activities import metrics
 from activities._boundary import Boundary
+from activities.budgets import StoreBudgets
 from activities.deletions import Permits
 from activities.housekeeping import HousekeepingActivities
 from activities.objects import AwaitObjects, ObjectActivities
@@ -55,7 +56,8 @@ WORKFLOWS: Sequence[type] = (ReplicateObject, ReconcileRoute, ReconcilePartition
 
 def build_workers(client: Client, settings: Settings, stores: Stores, ledger: Ledger, role: str) -> list[Worker]:
     """The workers of a role, not yet running."""
-    permits, steerings, turns = Permits(client, settings, stores), Steerings(client, settings, Shares(ledger)), Turns()
+    permits, turns, shares = Permits(client, settings, stores), Turns(), Shares(ledger)
+    steerings = Steerings(client, shares, StoreBudgets(settings, shares))
     ways = Ways(settings.worker.transfer_slots * settings.worker.streams)
     await_objects = _await_objects(client, settings.temporal.control_queue)
     objects = ObjectActivities(settings, stores, ledger, permits, steerings, turns, ways, await_objects)

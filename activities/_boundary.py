@@ -70,7 +70,7 @@ class _Inbound(ActivityInboundInterceptor):
         details = pulse.details
         if error.retry == "timeout":
             details.timeouts += 1
-        else:
+        elif error.retry != "turn":
             details.errors += 1
         failures = details.timeouts if error.retry == "timeout" else details.errors
         delay_s = next_delay(type(error), failures, retry_after_s=error.retry_after_s, schedules=self._schedules)
@@ -78,7 +78,7 @@ class _Inbound(ActivityInboundInterceptor):
         route, key = _subject(input)
         metrics.failure(route, error.reason, retried=delay_s is not None)
         log.log(
-            logging.INFO if error.rests == "again" else logging.WARNING,
+            logging.INFO if error.rests == "again" or error.retry == "turn" else logging.WARNING,
             "%s: %s",
             error.reason,
             error,
@@ -90,7 +90,9 @@ class _Inbound(ActivityInboundInterceptor):
             type=error.reason,
             non_retryable=delay_s is None,
             next_retry_delay=timedelta(seconds=delay_s) if delay_s is not None else None,
-            category=ApplicationErrorCategory.BENIGN if error.rests == "again" else ApplicationErrorCategory.UNSPECIFIED,
+            category=ApplicationErrorCategory.BENIGN
+            if error.rests == "again" or error.retry == "turn"
+            else ApplicationErrorCategory.UNSPECIFIED,
         )
 
 

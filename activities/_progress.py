@@ -39,6 +39,8 @@ class PulseDetails(BaseModel):
 
     errors: int = 0
     timeouts: int = 0
+    has_turn: bool = False
+    """The requests of this activity are counted against the limits of its stores, also while it waits for its turn."""
     bytes_done: int = 0
     parts: list[PartRecord] = []
     scan: dict[str, Any] | None = None

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from activities._progress import pulse
 from activities.turns import Turns
 from replication.passes import SteeringShare, objects_at_once
-from stores.pace import Pace
+from stores.pace import Budget
 
 
 class Gate:
-    """The gate of one partition's scan. `turns` are shared by all scans of the process, `bytes` and `requests` by whom they
-    concern."""
+    """The gate of one partition's scan. `turns` are shared by all scans of the process."""
 
-    def __init__(self, partition: int, turns: Turns, bytes: Sequence[Pace] = (), requests: Sequence[Pace] = ()) -> None:
+    def __init__(self, partition: int, turns: Turns, budget: Budget | None = None) -> None:
         self._partition = partition
         self._turns = turns
-        self._bytes, self._requests = bytes, requests
+        self._budget = budget or Budget()
         self._paused = False
         self._limit: int | None = None
         self._inside = 0
@@ -37,10 +36,7 @@ class Gate:
         await self._turn()
         self._inside += 1
         try:
-            for pace in self._requests:
-                await pace.take(requests)
-            for pace in self._bytes:
-                await pace.take(size_bytes)
+            await self._budget.begin(size_bytes=size_bytes, requests=requests)
             async with self._turns.turn(small=small):
                 yield
         finally:
@@ -49,8 +45,7 @@ class Gate:
 
     async def listed(self) -> None:
         """Waits until a page of a listing may be asked for."""
-        for pace in self._requests:
-            await pace.take(1)
+        await self._budget.begin(requests=1)
 
     async def _turn(self) -> None:
         while self._paused or (self._limit is not None and self._inside >= self._limit):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 
 from temporalio import activity
@@ -19,7 +19,7 @@ from activities.steering import Steerings
 from activities.streams import Streams, Ways
 from activities.turns import Turns
 from ledger.ledger import Ledger
-from replication.errors import IntegrityMismatch, RouteChanged, UploadCorrupt
+from replication.errors import IntegrityMismatch, OverBudget, RouteChanged, UploadCorrupt
 from replication.keys import check_key
 from replication.limits import Capabilities
 from replication.models import (
@@ -45,13 +45,17 @@ from replication.settings import Settings
 from replication.verify import companion_kind, level, same_checksums
 from stores.checksum import combine
 from stores.observe import places
-from stores.pace import is_paced
+from stores.pace import Budget, current_budget
 from stores.registry import Stores
 from stores.transfer import Place, SentPart, Transferred, copy_part, prove_stored, send_part
 
 AwaitObjects = Callable[[str, Sequence[str], str, float], Awaitable[None]]
 """`(route, keys, workflow id, seconds)`: starts or joins the workflows of the keys, which will say to that workflow when
 their replicas stand."""
+SETTLING = 4
+"""Requests that looking at both sides and writing a small object take, as a pass counts them too."""
+SHORT_S = 1.0
+"""How long a change waits for its turn with a slot in its hands."""
 
 
 class ObjectActivities:
@@ -85,11 +89,19 @@ class ObjectActivities:
         """Looks at both sides, decides, and finishes whatever one small step can finish."""
         check_key(input.key)
         route = self._settler.route(input.route)
-        with nullcontext() if input.cause == "pass" else self._turns.following():
+        async with nullcontext() if input.cause == "pass" else self._following(route):
             settlement = await self._settler.settle(route, input, pulse().advance)
         if settlement.waiting is not None:
             return settlement.model_copy(update={"waiting": await self._registered(route, settlement.waiting, input.waiting)})
         return _counted(route, settlement, input.changed_at)
+
+    @asynccontextmanager
+    async def _following(self, route: Route) -> AsyncIterator[None]:
+        """A change is looked at in the block."""
+        with self._turns.following():
+            async with self._steerings.paced("", route):
+                await _turn_came(current_budget())
+                yield
 
     async def _registered(self, route: Route, waiting: Waiting, before: Waiting | None) -> Waiting:
         """Asks the workflows of the first missing keys to say when they stand; those that were asked before know it."""
@@ -207,12 +219,14 @@ class ObjectActivities:
         self, source: Place, destination: Place, plan: CopyPlan, number: int, span: tuple[int, int], streams: Streams
     ) -> SentPart:
         offset, length = span
+        budget = current_budget()
+        await budget.go_on(requests=1 if plan.server_side else 2)
         if plan.server_side:
             sent = await copy_part(source, destination, plan.upload_id, number, pin=plan.source, offset=offset, length=length)
             pulse().advance(length)
             return sent
         # What has a limit of its own would only stand in the way of the others.
-        async with streams.stream() if not is_paced() else nullcontext(_unwatched) as moved:
+        async with streams.stream() if not budget.limits_bytes else nullcontext(_unwatched) as moved:
             return await send_part(
                 source,
                 destination,
@@ -246,6 +260,19 @@ class ObjectActivities:
         if route.epoch != plan.epoch:
             raise RouteChanged(f"the settings of route {name} changed since this copy was planned")
         return route
+
+
+async def _turn_came(budget: Budget) -> None:
+    """Waits for the turn of a change at the stores; gives its slot back meanwhile where that takes longer."""
+    if pulse().details.has_turn:
+        return
+    pulse().details.has_turn = True
+    wait_s = budget.reserve(requests=SETTLING)
+    if wait_s > SHORT_S:
+        raise OverBudget(
+            f"changes before this one ask its stores for all that their limits allow, for {wait_s:.0f} s more", retry_after_s=wait_s
+        )
+    await asyncio.sleep(wait_s)
 
 
 def _passed(advancing: Pulse, moved: Callable[[int], None], size_bytes: int) -> None:

@@ -18,6 +18,7 @@
         ├── Unavailable              rests in `waiting`, tried again by itself for ever, slowly
         │   ├── EndpointUnreachable      DNS, refused, TLS
         │   ├── Throttled                429, SlowDown
+        │   ├── OverBudget               the store's limits in the configuration: its turn comes, and it is told when
         │   ├── ClockSkewed              this machine's clock is off by more than 15 minutes
         │   ├── NoSpace                  ENOSPC, EDQUOT
         │   ├── SourceArchived           the object must be restored first
@@ -48,7 +49,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-Retry = Literal["error", "timeout", "never"]
+Retry = Literal["error", "timeout", "turn", "never"]
 Rest = Literal["failed", "blocked", "waiting", "again"]
 Audience = Literal["operator", "source owner", "destination owner", "nobody"]
 
@@ -156,6 +157,11 @@ class EndpointUnreachable(Unavailable):
 
 class Throttled(Unavailable):
     reason = "throttled"
+
+
+class OverBudget(Unavailable):
+    reason = "over-budget"
+    retry: ClassVar[Retry] = "turn"
 
 
 class ClockSkewed(Unavailable):

@@ -27,9 +27,12 @@ class Schedule:
         return None if nth > self.retries else self.initial_s * self.factor ** (nth - 1)
 
 
+TURNS = Schedule(initial_s=0.0, factor=1.0, retries=1_000_000)
+"""For what is told when its turn comes."""
 SCHEDULES: dict[Retry, Schedule] = {
     "error": Schedule(initial_s=5.0, factor=1.5, retries=5),
     "timeout": Schedule(initial_s=30.0, factor=1.5, retries=3),
+    "turn": TURNS,
     "never": Schedule(initial_s=0.0, factor=1.0, retries=0),
 }
 

@@ -86,9 +86,9 @@ class RetrySettings(SettingsModel):
     def schedules(self) -> dict[Retry, Schedule]:
         """The schedule of each kind of error, as `replication/retries.py` applies it."""
         return {
+            **SCHEDULES,
             "error": Schedule(self.error_delay, self.factor, self.error_retries),
             "timeout": Schedule(self.timeout_delay, self.factor, self.timeout_retries),
-            "never": SCHEDULES["never"],
         }
 
 

@@ -105,7 +105,7 @@ def _account(value: str) -> str:
 
 
 class StoreLimits(SettingsModel):
-    """What passes may ask of a store: bytes a second and requests a second, read and written together, over all workers."""
+    """What a store may be asked for: bytes a second and requests a second, read and written together, over all workers."""
 
     bandwidth: Annotated[Size, Field(gt=0)] | None = None
     requests: Annotated[float, Field(gt=0)] | None = None

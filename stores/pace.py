@@ -1,11 +1,13 @@
-"""How fast something may go: token buckets, and the one that the bytes read in a context are counted against."""
+"""How fast something may go: token buckets of bytes and requests, and those that the work of a context is counted against."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 SLICE_S = 0.2
 """Longest sleep before a changed limit is noticed."""
@@ -37,17 +39,26 @@ class Pace:
     def is_limited(self) -> bool:
         return self._rate is not None
 
-    async def take(self, amount: float, *, under_way: bool = False) -> None:
-        """What is `under_way` already goes on through a pause, at the rate."""
-        while self._waits(under_way):
+    async def take(self, amount: float, *, under_way: bool = False, first: bool = False) -> None:
+        """What is `under_way` already goes on through a pause, at the rate. What comes `first` takes what the others would get
+        in the next second."""
+        while self._waits(under_way, first):
             self._on_wait()
             owed_s = -self._tokens / self._rate if self._rate and not self.paused else SLICE_S
             await asyncio.sleep(min(SLICE_S, max(0.005, owed_s)))
         self._tokens -= amount
 
-    def _waits(self, under_way: bool) -> bool:
+    def reserve(self, amount: float) -> float:
+        """Takes it for something that comes first; in how many seconds that may start."""
         self._fill()
-        return (self.paused and not under_way) or (self._rate is not None and self._tokens <= 0)
+        self._tokens -= amount
+        return max(0.0, -self._tokens / self._rate - 1.0) if self._rate else 0.0
+
+    def _waits(self, under_way: bool, first: bool) -> bool:
+        self._fill()
+        if self._rate is None:
+            return self.paused and not under_way
+        return (self.paused and not under_way) or self._tokens <= (-self._rate if first else 0)
 
     def _fill(self) -> None:
         now = self._clock()
@@ -56,10 +67,66 @@ class Pace:
         self._filled_at = now
 
 
-read_paces: ContextVar[Sequence[Pace]] = ContextVar("drayage_read_paces", default=())
-"""What every chunk that `stores/transfer.py` reads has to wait for."""
+@dataclass
+class Paces:
+    """Bytes a second and requests a second."""
+
+    bytes: Pace = field(default_factory=Pace)
+    requests: Pace = field(default_factory=Pace)
+
+    def set(self, bytes_per_s: float | None, requests_per_s: float | None, share: float = 1.0, *, paused: bool = False) -> None:
+        self.bytes.set_rate(bytes_per_s * share if bytes_per_s else None)
+        self.requests.set_rate(requests_per_s * share if requests_per_s else None)
+        self.bytes.paused = self.requests.paused = paused
 
 
-def is_paced() -> bool:
-    """True if what is read in this context is held to a rate."""
-    return any(pace.is_limited for pace in read_paces.get())
+class Budget:
+    """Everything that a piece of work is counted against. What comes `first` goes before what does not, in order of its
+    reservations; requests that it has to make afterwards are counted, and do not wait behind later ones."""
+
+    def __init__(self, paces: Sequence[Paces] = (), *, first: bool = False) -> None:
+        self._paces = paces
+        self._first = first
+
+    @property
+    def limits_bytes(self) -> bool:
+        return any(pace.bytes.is_limited for pace in self._paces)
+
+    async def begin(self, *, size_bytes: int = 0, requests: int = 0) -> None:
+        """Waits until something new may start."""
+        await self._take(size_bytes, requests, under_way=False)
+
+    async def go_on(self, *, size_bytes: int = 0, requests: int = 0) -> None:
+        """Waits for the rate alone, and not for the end of a pause."""
+        await self._take(size_bytes, requests, under_way=True)
+
+    def reserve(self, *, requests: int) -> float:
+        """Takes them now; in how many seconds their turn comes."""
+        return max((pace.requests.reserve(requests) for pace in self._paces), default=0.0)
+
+    async def _take(self, size_bytes: int, requests: int, *, under_way: bool) -> None:
+        for pace in self._paces:
+            if requests and self._first:
+                pace.requests.reserve(requests)
+            elif requests:
+                await pace.requests.take(requests, under_way=under_way)
+            if size_bytes:
+                await pace.bytes.take(size_bytes, under_way=under_way, first=self._first)
+
+
+_budget: ContextVar[Budget] = ContextVar("drayage_budget", default=Budget())  # noqa: B039  # without limits it never changes
+
+
+def current_budget() -> Budget:
+    """That of the work in whose context this is asked; without one, a budget that lets everything through."""
+    return _budget.get()
+
+
+@contextmanager
+def on_budget(budget: Budget) -> Iterator[None]:
+    """What is read in the block is counted against a budget."""
+    token = _budget.set(budget)
+    try:
+        yield
+    finally:
+        _budget.reset(token)

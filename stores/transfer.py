@@ -21,7 +21,7 @@ from stores.base import Store
 from stores.body import Body
 from stores.budget import ByteBudget
 from stores.checksum import Digest
-from stores.pace import read_paces
+from stores.pace import current_budget
 
 GATHER_MAX = 8 * MIB
 """Up to here a body is gathered in memory, so that its CRC32C is known before the first byte is sent."""
@@ -150,14 +150,13 @@ def _range(source: Place, pin: Version, offset: int, length: int, meter: Meter) 
     """The bytes of a range, metered. Closed at the end of the block, also when a store stops taking them half-way: the
     connection to the source is given back then and not when the garbage is collected."""
 
-    paces = read_paces.get()
+    budget = current_budget()
 
     async def chunks() -> AsyncGenerator[bytes, None]:
         async with source.store.read(source.bucket, source.key, pin=pin, offset=offset, length=length) as pieces:
             async for piece in pieces:
                 meter(len(piece))
-                for pace in paces:
-                    await pace.take(len(piece), under_way=True)
+                await budget.go_on(size_bytes=len(piece))
                 yield piece
 
     return contextlib.aclosing(chunks())

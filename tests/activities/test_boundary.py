@@ -15,7 +15,7 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
 from activities._boundary import Boundary
 from activities._progress import PulseDetails, pulse
-from replication.errors import BY_REASON, ObjectError, PermissionRefused, ServerFault, StoreTimeout, Throttled
+from replication.errors import BY_REASON, ObjectError, OverBudget, PermissionRefused, ServerFault, StoreTimeout, Throttled
 from replication.models import SettleInput
 
 
@@ -52,8 +52,9 @@ async def test_every_error_of_the_tree_crosses_under_its_reason(kind: type[Objec
     assert told.non_retryable == (kind.retry == "never")
     assert told.message == "what happened"
     assert told.details == (kind.rests,)
-    assert told.next_retry_delay == {"error": timedelta(seconds=5), "timeout": timedelta(seconds=30), "never": None}[kind.retry]
-    assert (told.category == ApplicationErrorCategory.BENIGN) == (kind.rests == "again")
+    delays_s = {"error": 5, "timeout": 30, "turn": 0}
+    assert told.next_retry_delay == (timedelta(seconds=delays_s[kind.retry]) if kind.retry in delays_s else None)
+    assert (told.category == ApplicationErrorCategory.BENIGN) == (kind.rests == "again" or kind.retry == "turn")
 
 
 def test_every_refusal_is_final() -> None:
@@ -90,6 +91,12 @@ async def test_errors_and_timeouts_are_counted_apart() -> None:
 
 async def test_the_store_may_ask_for_more_time_and_not_for_less() -> None:
     assert await delays([Throttled("429", retry_after_s=42.0), Throttled("429", retry_after_s=1.0)]) == [42.0, 7.5]
+
+
+async def test_what_waits_for_its_turn_comes_back_when_that_is_and_has_not_failed() -> None:
+    told, details = await failure_of(OverBudget("later", retry_after_s=17.5))
+    assert told.next_retry_delay == timedelta(seconds=17.5)
+    assert (details["errors"], details["timeouts"]) == (0, 0)
 
 
 async def test_a_defect_is_left_to_the_activity_policy() -> None:

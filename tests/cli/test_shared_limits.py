@@ -1,12 +1,13 @@
-"""What a store may take is shared by the worker processes and the passes that use it."""
+"""What a store may be asked for is shared by the worker processes, the passes and the changes that use it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
+from activities.objects import SETTLING
 from activities.shares import LIFE_S
 from tests.cli.conftest import route
 from tests.cli.site import Site
@@ -19,45 +20,92 @@ REQUESTS_PER_S = 40
 PER_S = REQUESTS_PER_S / 2
 """Objects that this allows: one without a replica takes two requests."""
 WATCHED_S = 5.0
+CHANGES = 100
+CHANGES_PER_S = REQUESTS_PER_S / SETTLING
+
+
+async def filled_site(make_site: MakeSite, s3: S3Side, s3b: S3Side, counts: dict[str, int]) -> Site:
+    """A site with one route for each name, so many source objects in it, and a source that may be asked for little."""
+    limited = {side.name: side.settings() for side in (s3, s3b)}
+    limited[s3.name]["limits"] = {"requests": REQUESTS_PER_S}
+    site = make_site(routes=[route(name, s3, s3b.name, s3b.bucket, before=f"{name}/", after=f"{name}/") for name in counts], stores=limited)
+    for name, count in counts.items():
+        await asyncio.gather(*(asyncio.to_thread(s3.put, f"{name}/{number:04}", b"x") for number in range(count)))
+    return site
+
+
+async def replicas(side: S3Side, names: Sequence[str]) -> list[int]:
+    def count(name: str) -> int:
+        pages = side.client.get_paginator("list_objects_v2").paginate(Bucket=side.bucket, Prefix=f"{name}/")
+        return sum(page["KeyCount"] for page in pages)
+
+    return [await asyncio.to_thread(count, name) for name in names]
+
+
+async def rates(counted: Callable[[], Awaitable[list[int]]]) -> list[float]:
+    """How much came in each second, over the next few."""
+    before, began = await counted(), time.monotonic()
+    await asyncio.sleep(WATCHED_S)
+    after, took_s = await counted(), time.monotonic() - began
+    return [(now - then) / took_s for now, then in zip(after, before, strict=True)]
+
+
+async def test_changes_go_before_a_pass_and_at_the_rate_of_their_store(make_site: MakeSite, s3: S3Side, s3b: S3Side) -> None:
+    passing, changing = names = [f"shared-{uuid.uuid4().hex[:8]}-{kind}" for kind in ("pass", "changes")]
+    site = await filled_site(make_site, s3, s3b, {passing: OBJECTS, changing: CHANGES})
+
+    async def counted() -> list[int]:
+        return await replicas(s3b, names)
+
+    async def begun() -> bool:
+        return all(await counted())
+
+    await site.worker()
+    await site.starter("reconcile", passing, "--json")
+    await eventually(lambda: _some(s3b, passing), 30.0)
+    keys = [f"{changing}/{number:04}" for number in range(CHANGES)]
+    copying = asyncio.create_task(site.starter("copy", changing, *keys, "--wait", "--json"))
+    await eventually(begun, 30.0)
+    of_pass, of_changes = await rates(counted)
+    copied = await copying
+    await asyncio.sleep(2.0)
+    alone = (await rates(counted))[0]
+
+    assert of_changes <= 1.25 * CHANGES_PER_S
+    assert of_changes >= 0.6 * CHANGES_PER_S
+    assert of_pass <= 0.2 * PER_S
+    assert alone >= 0.65 * PER_S
+    assert copied.code == 0
+    assert {line["outcome"] for line in copied.documents} == {"copied"}
+    assert len(copied.documents) == CHANGES
+
+
+async def _some(side: S3Side, name: str) -> bool:
+    return (await replicas(side, [name])) > [0]
 
 
 async def test_passes_in_two_processes_share_what_their_store_may_take(make_site: MakeSite, s3: S3Side, s3b: S3Side) -> None:
     """Each process has one slot for scans, so that each has one of the passes; one is killed, and the other takes over its part."""
     names = [f"shared-{uuid.uuid4().hex[:8]}-{number}" for number in range(2)]
-    limited = {side.name: side.settings() for side in (s3, s3b)}
-    limited[s3.name]["limits"] = {"requests": REQUESTS_PER_S}
-    routes = [route(name, s3, s3b.name, s3b.bucket, before=f"{name}/", after=f"{name}/") for name in names]
-    site = make_site(routes=routes, stores=limited)
-    for name in names:
-        await asyncio.gather(*(asyncio.to_thread(s3.put, f"{name}/{number:04}", b"x") for number in range(OBJECTS)))
+    site = await filled_site(make_site, s3, s3b, dict.fromkeys(names, OBJECTS))
     workers = [await site.worker(bulk_slots=1) for _ in range(2)]
     for name in names:
         await site.starter("reconcile", name, "--json")
 
-    def count(name: str) -> int:
-        pages = s3b.client.get_paginator("list_objects_v2").paginate(Bucket=s3b.bucket, Prefix=f"{name}/")
-        return sum(page["KeyCount"] for page in pages)
-
-    async def replicas() -> list[int]:
-        return [await asyncio.to_thread(count, name) for name in names]
+    async def counted() -> list[int]:
+        return await replicas(s3b, names)
 
     async def both() -> bool:
-        return all(await replicas())
-
-    async def rates() -> list[float]:
-        before, began = await replicas(), time.monotonic()
-        await asyncio.sleep(WATCHED_S)
-        after, took_s = await replicas(), time.monotonic() - began
-        return [(now - then) / took_s for now, then in zip(after, before, strict=True)]
+        return all(await counted())
 
     await eventually(both, 30.0)
     await asyncio.sleep(2.0)
-    shared = await rates()
+    shared = await rates(counted)
     assert all(0.2 * PER_S <= rate <= 0.8 * PER_S for rate in shared), shared
     assert sum(shared) <= 1.25 * PER_S
 
     workers[0].kill()
     await asyncio.sleep(LIFE_S + 4.0)
-    alone = await rates()
+    alone = await rates(counted)
     assert 0.65 * PER_S <= max(alone) <= 1.25 * PER_S, alone
     assert min(alone) == 0, "the slot of the one that lives is taken"
