@@ -6,9 +6,11 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from activities.objects import SETTLING
 from activities.shares import LIFE_S
+from replication.limits import MIB
 from tests.cli.conftest import route
 from tests.cli.site import Site
 from tests.e2e.sides import S3Side
@@ -24,11 +26,18 @@ CHANGES = 100
 CHANGES_PER_S = REQUESTS_PER_S / SETTLING
 
 
+def limited_site(make_site: MakeSite, s3: S3Side, s3b: S3Side, names: Sequence[str], limits: dict[str, Any], **more: Any) -> Site:
+    """A site with one route for each name, and a source that may be asked for little."""
+    stores = {side.name: side.settings() for side in (s3, s3b)}
+    stores[s3.name]["limits"] = limits
+    return make_site(
+        routes=[route(name, s3, s3b.name, s3b.bucket, before=f"{name}/", after=f"{name}/", **more) for name in names], stores=stores
+    )
+
+
 async def filled_site(make_site: MakeSite, s3: S3Side, s3b: S3Side, counts: dict[str, int]) -> Site:
-    """A site with one route for each name, so many source objects in it, and a source that may be asked for little."""
-    limited = {side.name: side.settings() for side in (s3, s3b)}
-    limited[s3.name]["limits"] = {"requests": REQUESTS_PER_S}
-    site = make_site(routes=[route(name, s3, s3b.name, s3b.bucket, before=f"{name}/", after=f"{name}/") for name in counts], stores=limited)
+    """So many source objects for each route; the source may be asked for few requests."""
+    site = limited_site(make_site, s3, s3b, list(counts), {"requests": REQUESTS_PER_S})
     for name, count in counts.items():
         await asyncio.gather(*(asyncio.to_thread(s3.put, f"{name}/{number:04}", b"x") for number in range(count)))
     return site
@@ -60,7 +69,7 @@ async def test_changes_go_before_a_pass_and_at_the_rate_of_their_store(make_site
     async def begun() -> bool:
         return all(await counted())
 
-    await site.worker()
+    worker = await site.worker()
     await site.starter("reconcile", passing, "--json")
     await eventually(lambda: _some(s3b, passing), 30.0)
     keys = [f"{changing}/{number:04}" for number in range(CHANGES)]
@@ -78,6 +87,20 @@ async def test_changes_go_before_a_pass_and_at_the_rate_of_their_store(make_site
     assert copied.code == 0
     assert {line["outcome"] for line in copied.documents} == {"copied"}
     assert len(copied.documents) == CHANGES
+    assert "over-budget" in worker.log.read_text(), "changes gave their slots back until their turn came"
+
+
+async def test_a_change_reads_no_faster_than_its_store_allows(make_site: MakeSite, s3: S3Side, s3b: S3Side) -> None:
+    """Neither in parts nor in one request. A second's worth is there at the start, and one more is lent to changes."""
+    name, per_s = f"shared-{uuid.uuid4().hex[:8]}-bytes", 2 * MIB
+    site = limited_site(make_site, s3, s3b, [name], {"bandwidth": per_s}, parts={"part_size": 5 * MIB, "one_shot_max": 10 * MIB})
+    await site.worker()
+    for size in (20 * MIB, 10 * MIB):
+        await asyncio.to_thread(s3.put, f"{name}/{size}", bytes(size))
+        began = time.monotonic()
+        copied = await site.starter("copy", name, f"{name}/{size}", "--wait", "--json")
+        assert [line["outcome"] for line in copied.documents] == ["copied"]
+        assert time.monotonic() - began >= (size - 2 * per_s - MIB) / per_s
 
 
 async def _some(side: S3Side, name: str) -> bool:
