@@ -23,7 +23,7 @@ WARMING_S = 10.0
 """How long the backfill runs before the first event beside it."""
 
 
-async def lanes(lab: BenchLab, *, trickle: int = 600, many: int = 200_000) -> list[Row]:
+async def lanes(lab: BenchLab, *, trickle: int = 1200, many: int = 200_000) -> list[Row]:
     """A trickle of events without and with a backfill that runs from before the first event until after the last."""
     client = await Client.connect(lab.temporal.address, data_converter=pydantic_data_converter)
     keys = seed_objects(lab.source, "lane", "e/", 2 * trickle, 4096)
