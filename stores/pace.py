@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,12 +12,14 @@ from dataclasses import dataclass, field
 
 SLICE_S = 0.2
 """Longest sleep before a changed limit is noticed."""
+LONGEST_WAIT_S = 1.0
+"""Longest time until `on_wait` is called again."""
 
 
 class Pace:
     """A token bucket with a second's worth of tokens. An amount above that goes through, and is paid for afterwards.
 
-    `on_wait` is called before each sleep.
+    `on_wait` is called before each sleep of whoever waits.
     """
 
     def __init__(self, *, on_wait: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -25,6 +28,7 @@ class Pace:
         self._rate: float | None = None
         self._tokens = 0.0
         self._filled_at = clock()
+        self._lines = defaultdict[tuple[bool, bool], deque[asyncio.Future[None]]](deque)
         self.paused = False
         """Nothing goes through, however many tokens there are."""
 
@@ -40,13 +44,28 @@ class Pace:
         return self._rate is not None
 
     async def take(self, amount: float, *, under_way: bool = False, first: bool = False) -> None:
-        """What is `under_way` already goes on through a pause, at the rate. What comes `first` takes what the others would get
-        in the next second."""
-        while self._waits(under_way, first):
-            self._on_wait()
-            owed_s = -self._tokens / self._rate if self._rate and not self.paused else SLICE_S
-            await asyncio.sleep(min(SLICE_S, max(0.005, owed_s)))
+        """In order of arrival. What is `under_way` already goes on through a pause, at the rate. What comes `first` takes what
+        the others would get in the next second. Each of the three has a line of its own."""
+        line = self._lines[under_way, first]
+        if line or self._waits(under_way, first):
+            await self._stand_in(line, under_way, first)
         self._tokens -= amount
+
+    async def _stand_in(self, line: deque[asyncio.Future[None]], under_way: bool, first: bool) -> None:
+        place = asyncio.get_running_loop().create_future()
+        line.append(place)
+        try:
+            while line[0] is not place or self._waits(under_way, first):
+                self._on_wait()
+                if line[0] is not place:
+                    await asyncio.wait([place], timeout=LONGEST_WAIT_S)
+                else:
+                    owed_s = -self._tokens / self._rate if self._rate and not self.paused else SLICE_S
+                    await asyncio.sleep(min(SLICE_S, max(0.005, owed_s)))
+        finally:
+            line.remove(place)
+            if line and not line[0].done():
+                line[0].set_result(None)
 
     def reserve(self, amount: float) -> float:
         """Takes it for something that comes first; in how many seconds that may start."""

@@ -76,6 +76,25 @@ async def test_what_a_change_asks_for_after_its_turn_is_counted_and_does_not_wai
     assert limited.of_change.reserve(requests=0) == pytest.approx(10.0)
 
 
+async def test_everybody_waits_in_order_of_arrival_and_who_leaves_holds_up_nobody(limited: Limited) -> None:
+    limited.clock.now = 0.001
+    passed: list[int] = []
+
+    async def one(number: int) -> None:
+        await limited.of_pass.begin(requests=100)
+        passed.append(number)
+
+    works = [asyncio.create_task(one(number)) for number in range(6)]
+    await asyncio.sleep(0)
+    for work in (works[1], works[3]):
+        work.cancel()
+    for seconds in range(1, 6):
+        limited.clock.now = seconds + 0.01
+        await asyncio.sleep(0.3)
+    assert passed == [0, 2, 4, 5]
+    assert [work.cancelled() for work in works] == [False, True, False, True, False, False]
+
+
 async def test_a_pause_holds_what_would_begin_and_lets_go_on_what_is_under_way(limited: Limited) -> None:
     limited.paces.set(None, None, paused=True)
     beginning = asyncio.create_task(limited.of_pass.begin(requests=1))
