@@ -105,10 +105,17 @@ class PassActivities:
 
     @activity.defn(name="scan_range")
     async def scan_range(self, input: ScanInput) -> ScanResult:
-        """One stretch of a range; another attempt goes on where this one left off."""
+        """One stretch of a range; another attempt goes on where this one left off. Cancelled, it tells what it has done."""
         route = self._settings.route(input.route)
         async with self._steerings.gate(pass_workflow_id(input.mode, input.route), input.number, route, self._turns) as gate:
-            return await Scan(input, route, self._stores, self._ledger, self._outcomes(input), gate).run()
+            scan = Scan(input, route, self._stores, self._ledger, self._outcomes(input), gate)
+            try:
+                return await scan.run()
+            except asyncio.CancelledError:
+                asked = activity.cancellation_details()
+                if asked is None or not asked.cancel_requested:
+                    raise
+                return scan.recorded
 
     def _outcomes(self, input: ScanInput) -> Outcomes:
         route = self._settings.route(input.route)

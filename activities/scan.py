@@ -67,6 +67,11 @@ class Scan:
             await tasks.first_of(flusher, *working)
         return self._result.model_copy(update={"ended": self._ended})
 
+    @property
+    def recorded(self) -> ScanResult:
+        """What is in the ledger already."""
+        return self._result
+
     # --- reading -----------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:

@@ -188,6 +188,9 @@ class ReplicateObject:
                     run = await self._stage.step(ObjectActivities.copy_part_run, part_run, options.RUN, transfer=True, summary=summary)
                 except Suspended:
                     return
+                except BaseException:
+                    todo.clear()  # a run that ends well before it hears of this begins no other
+                    raise
                 self._runs[index] = run
                 self._count_parts(plan)
 

@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from replication.passes import KeyRange, PartitionInput, PartitionOrders, PartitionResult, PassProgress, count_outcome
     from workflows import options
     from workflows.patience import patiently
-    from workflows.steps import Stop
+    from workflows.steps import Stop, heed_cancellation
     from workflows.visibility import object_attributes, object_summary, partition_progress, pass_details
 
 OBJECTS_AT_ONCE = 16
@@ -68,6 +68,10 @@ class ReconcilePartition:
                     )
         except Stop as stop:
             return PartitionResult(counters=self._counters, problem=f"{stop.reason}: {stop.message}")
+        except BaseException as error:
+            if not is_cancelled_exception(error):
+                raise
+            return PartitionResult(counters=self._counters, problem=f"partition-cancelled: partition {self._scan.number} was asked to end")
         await self._drained(0)
         await workflow.wait_condition(workflow.all_handlers_finished)
         return PartitionResult(counters=self._counters, rest=rest)
@@ -78,6 +82,7 @@ class ReconcilePartition:
         summary = f"{self._scan.phase} after {self._scan.keys.after!r}"[:200]
         found = await patiently(PassActivities.scan_range, self._scan, options.SCAN, self._troubled, bulk=True, summary=summary)
         self._counters = self._counters.plus(found.counters)
+        heed_cancellation()
         for key in found.parked:
             await self._started(key)
         for key in found.large:

@@ -42,7 +42,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from workflows import options
     from workflows.patience import patiently
-    from workflows.steps import Stop
+    from workflows.steps import Stop, heed_cancellation
     from workflows.visibility import PHASE, ROUTE, pass_details, route_attributes
 
 OPEN_PARTITIONS = 8
@@ -195,6 +195,7 @@ class Pass:
         self._ranges = [self._begun.keys]
         first = True
         while self._ranges or self._open:
+            heed_cancellation()
             while self._ranges and len(self._open) < OPEN_PARTITIONS and not self._problems:
                 await self._start(phase, self._ranges.pop(0), first=first)
                 first = False
@@ -247,10 +248,12 @@ class Pass:
             self._done[number] = PartitionResult(problem=f"defect: {error.cause}")
 
     async def _stop_partitions(self) -> None:
-        """Another pass may begin as soon as this one has ended: its partitions have the ids of these."""
+        """Another pass may begin as soon as this one has ended: its partitions have the ids of these. What they did counts."""
         for handle in self._open.values():
             handle.cancel()
         await asyncio.gather(*self._watching.values(), return_exceptions=True)
+        for result in self._done.values():
+            self._counters = self._counters.plus(result.counters)
 
     async def _account(self) -> None:
         """Takes over what ended partitions counted, and splits what they left."""

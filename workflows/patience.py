@@ -15,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from replication.retries import waiting_delay
 
 from workflows import options
-from workflows.steps import Stop
+from workflows.steps import Stop, heed_cancellation
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -34,6 +34,7 @@ async def patiently(
     queue = workflow.info().task_queue + (options.BULK_SUFFIX if bulk else "")
     waits = 0
     while True:
+        heed_cancellation()
         try:
             call: Any = {**config, "task_queue": queue, "summary": summary or None}
             result: R = await workflow.execute_activity_method(method, argument, **call)

@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from replication.retries import waiting_delay
 
 from workflows import options
-from workflows.steps import Stop, Suspended
+from workflows.steps import Stop, Suspended, heed_cancellation
 from workflows.visibility import PHASE, object_details
 
 A = TypeVar("A")
@@ -43,6 +43,7 @@ class Stage:
         while True:
             self.suspend_if_long()
             await self._while_paused()
+            heed_cancellation()
             try:
                 return await self.execute(method, argument, config, transfer=transfer, summary=summary)
             except Stop as stop:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError
 
@@ -32,6 +34,13 @@ class Stop(Exception):
 
 class Suspended(Exception):
     """Raised inside a step when the run should continue as new instead of going on."""
+
+
+def heed_cancellation() -> None:
+    """Raises `CancelledError` once the workflow was asked to end. To be called before each step: an activity that ends well all
+    the same gives its result, and no word of that."""
+    if workflow.cancellation_reason() is not None:
+        raise asyncio.CancelledError
 
 
 def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -78,5 +78,9 @@ async def test_an_interrupted_pass_does_only_the_rest(sides: Sides, open_pass: O
             await handle.result()
         done = await asyncio.to_thread(replicas)
         assert 40 <= done < 400
+        async with lab.ledger() as ledger:
+            (told,) = await ledger.passes(lab.route)
+        assert told.state == "cancelled"
+        assert done - 50 <= told.counters["copied"] <= done, "what was under way when it was cancelled is the only difference"
         result = await lab.reconcile()
         assert (result.counters.copied, result.counters.skipped) == (400 - done, done)

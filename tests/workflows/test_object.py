@@ -9,6 +9,7 @@ import uuid
 from dataclasses import replace
 
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
 from temporalio.exceptions import ApplicationError
 
@@ -237,6 +238,32 @@ async def test_cancellation_cleans_up_before_it_closes(temporal_client: Client, 
 
     assert left == []
     assert (await handle.describe()).status is not None
+
+
+async def test_a_cancellation_holds_though_the_step_under_way_ends_well(
+    temporal_client: Client, stores: tuple[MemoryStore, MemoryStore]
+) -> None:
+    """The run of parts is over before its activity hears of the cancellation, and gives its result."""
+    source, destination = stores
+    held = GatedStore(destination)
+    lab = make_lab(
+        temporal_client, source, held, parts={"part_size": "1MiB", "one_shot_max": "1MiB", "concurrency": 1}, worker={"streams": 1}
+    )
+    await seed(source, "k", os.urandom(3 * MIB))
+    async with lab.worker():
+        handle = await lab.start("k")
+        await eventually(lambda: held.waiting == 1)
+        await handle.cancel()
+        held.gate.set()
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+        history = await handle.fetch_history()
+
+    ended = [event.event_type for event in history.events]
+    assert EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED not in ended, "the step under way ended well"
+    assert ended[-1] == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED
+    assert held.waiting == 1
+    assert [upload async for upload in destination.list_uploads("dst")] == []
 
 
 class GatedStore(MemoryStore):
