@@ -19,11 +19,11 @@ from replication.errors import ObjectError, ServerFault
 from replication.models import ABSENT, Attributes, ListedObject, SettleInput
 from replication.passes import Counters, ScanInput, held_reason
 from replication.route_settings import DeletesSettings
-from replication.settings import Settings, parse_settings
+from replication.settings import Settings
 from stores.body import Body
 from stores.memory import MemoryStore
 from stores.registry import Stores
-from tests.ledgers import ledger_url
+from tests.passes.in_memory import settings_of
 
 OBJECTS = 24
 PAGE = 5
@@ -68,20 +68,7 @@ class Lying(MemoryStore):
 
 @pytest.mark.parametrize("scans", [200, pytest.param(1000, marks=pytest.mark.soak)])
 async def test_no_defective_scan_deletes_the_replica_of_an_object_that_exists(scans: int) -> None:
-    settings = parse_settings(
-        {
-            "ledger": ledger_url(),
-            "stores": {"a": {"type": "file", "root": "/a"}, "b": {"type": "file", "root": "/b"}},
-            "routes": [
-                {
-                    "name": "r",
-                    "source": {"store": "a", "bucket": "one"},
-                    "destination": {"store": "b", "bucket": "two"},
-                    "deletes": "mirror",
-                }
-            ],
-        }
-    )
+    settings = settings_of(deletes="mirror")
     source, destination = Lying("a"), Lying("b")
     source.create_bucket("one")
     destination.create_bucket("two")

@@ -24,11 +24,10 @@ from replication.limits import MIB
 from replication.models import ABSENT, Attributes, Condition, ObjectInfo, PartRunInput, SettleInput, Version
 from replication.passes import ScanInput
 from replication.routes import Route
-from replication.settings import Settings, parse_settings
 from stores.body import Body
 from stores.memory import MemoryStore
 from stores.registry import Stores
-from tests.ledgers import ledger_url
+from tests.passes.in_memory import settings_of
 
 OBJECTS = 1000
 T = TypeVar("T")
@@ -60,20 +59,7 @@ class Pair:
     """Two memory stores and a route between them."""
 
     def __init__(self) -> None:
-        self.settings: Settings = parse_settings(
-            {
-                "ledger": ledger_url(),
-                "stores": {"a": {"type": "file", "root": "/a"}, "b": {"type": "file", "root": "/b"}},
-                "routes": [
-                    {
-                        "name": "r",
-                        "source": {"store": "a", "bucket": "one"},
-                        "destination": {"store": "b", "bucket": "two"},
-                        "parts": {"one_shot_max": "8MiB", "part_size": "5MiB"},
-                    }
-                ],
-            }
-        )
+        self.settings = settings_of(parts={"one_shot_max": "8MiB", "part_size": "5MiB"})
         self.source, self.destination = Slow("a"), Slow("b")
         self.source.create_bucket("one")
         self.destination.create_bucket("two")
