@@ -1,7 +1,7 @@
 """How many objects all scans of a process have under way at once, and how fast they follow each other beside changes.
 
-What a machine is too busy for shows in its timers: one that rings late found no free core, or a queue before it. While a
-process follows changes, its scans go only as fast as the timers stay punctual, so that a change does not wait behind them.
+While a process follows changes, its scans go only as fast as some of the machine's cores stay free and its timers punctual, so
+that a change finds a core for each of its steps, and no queue before it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from activities._progress import pulse
+from activities.load import Load, measure_load
 from stores.pace import Pace
 
 AT_ONCE = 96
@@ -22,12 +23,12 @@ BESIDE_CHANGES = 24
 """What begins while changes are followed is so many at once, besides what is under way by then."""
 LINGER_S = 1.0
 """How long after the last change the next one is expected."""
-TICK_S = 0.02
-TICKS = 10
+FREE = 0.3
+"""The part of the cores that is to stay free. With less, what waits for a core soon waits for several others."""
 LATE_S = 0.003
 """How late timers may be on average; beside changes alone it is a third of that."""
-FIRST_PER_S, LEAST_PER_S, MOST_PER_S = 200.0, 50.0, 10_000.0
-SLOWER, FASTER = 0.7, 1.1
+FIRST_PER_S, LEAST_PER_S, MOST_PER_S = 50.0, 10.0, 10_000.0
+SLOWER, FASTER, EAGERNESS = 0.7, 1.1, 0.3
 
 
 class Turns:
@@ -39,11 +40,11 @@ class Turns:
         beside: int = BESIDE_CHANGES,
         small: int = SMALL_AT_ONCE,
         *,
-        lateness: Callable[[], Awaitable[float]] | None = None,
+        measure: Callable[[], Awaitable[Load]] = measure_load,
     ) -> None:
         self._alone, self._small, self._beside = asyncio.Semaphore(most), asyncio.Semaphore(small), asyncio.Semaphore(beside)
         self._pace = Pace(on_wait=lambda: pulse().touch())
-        self._lateness = lateness or timer_lateness
+        self._measure = measure
         self._per_s: float | None = None
         self._following = 0
         self._followed_at = 0.0
@@ -79,7 +80,7 @@ class Turns:
         try:
             while self._following or time.monotonic() < self._followed_at + LINGER_S:
                 self._set(per_s)
-                per_s = next_rate(per_s, await self._lateness())
+                per_s = next_rate(per_s, await self._measure())
         finally:
             self._set(None)
             self._governing = None
@@ -89,16 +90,7 @@ class Turns:
         self._pace.set_rate(per_s)
 
 
-def next_rate(per_s: float, late_s: float) -> float:
-    """Down in big steps and up in small ones, as senders share a line."""
-    return max(LEAST_PER_S, per_s * SLOWER) if late_s > LATE_S else min(MOST_PER_S, per_s * FASTER)
-
-
-async def timer_lateness() -> float:
-    """By how many seconds timers of this event loop are late, on average over a fifth of a second."""
-    loop, late_s = asyncio.get_running_loop(), 0.0
-    for _ in range(TICKS):
-        due = loop.time() + TICK_S
-        await asyncio.sleep(TICK_S)
-        late_s += max(0.0, loop.time() - due)
-    return late_s / TICKS
+def next_rate(per_s: float, load: Load) -> float:
+    """Towards the rate that leaves `FREE` of the cores: down in bigger steps than up, and down at once where timers are late."""
+    change = SLOWER if load.late_s > LATE_S else 1 + EAGERNESS * (load.idle / FREE - 1)
+    return min(MOST_PER_S, max(LEAST_PER_S, per_s * min(FASTER, max(SLOWER, change))))

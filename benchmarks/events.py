@@ -26,6 +26,8 @@ from embedded.moto import MotoServer
 from replication.ids import object_workflow_id
 
 TRICKLE_PER_S = 20
+WARM_UP = 40
+"""Events before the first that is measured: a worker's first ones find no connection and no compiled workflow."""
 RECORDS = 10
 """Events in a message of the full queue: moto walks through its whole queue to hand out a message, and with one event each it
 would be moto that is measured (ten a second of a thousand waiting)."""
@@ -66,7 +68,7 @@ def _record(bucket: str, key: str) -> dict[str, Any]:
     }
 
 
-async def events(lab: BenchLab, *, trickle: int = 300, full: int = 2000) -> list[Row]:
+async def events(lab: BenchLab, *, trickle: int = 600, full: int = 2000) -> list[Row]:
     """The trickle and the full queue, and the rate of the no-op workflow in the same run."""
     client = await Client.connect(lab.temporal.address, data_converter=pydantic_data_converter)
     with MotoServer() as moto:
@@ -88,16 +90,17 @@ async def events(lab: BenchLab, *, trickle: int = 300, full: int = 2000) -> list
 
 async def _trickle(lab: BenchLab, moto: MotoServer, client: Client, count: int) -> list[float]:
     """Seconds from the sending of each event to the end of its workflow, which is after the commit."""
-    keys = seed_objects(lab.source, "trickle", "e/", count, 4096)
+    keys = seed_objects(lab.source, "trickle", "e/", WARM_UP + count, 4096)
     with following(lab, moto, "trickle") as run:
-        return await delays(client, run, keys)
+        await delays(client, run, keys[:WARM_UP])
+        return await delays(client, run, keys[WARM_UP:])
 
 
-async def delays(client: Client, run: Run, keys: Sequence[str]) -> list[float]:
-    """Sends an event for each key, `TRICKLE_PER_S` a second; seconds from each to the end of its workflow."""
+async def delays(client: Client, run: Run, keys: Sequence[str], *, per_s: float = TRICKLE_PER_S) -> list[float]:
+    """Sends an event for each key, so many a second; seconds from each to the end of its workflow."""
     sent, began = {}, time.time()
     for number, key in enumerate(keys):
-        await asyncio.sleep(max(0.0, began + number / TRICKLE_PER_S - time.time()))
+        await asyncio.sleep(max(0.0, began + number / per_s - time.time()))
         sent[key] = time.time()
         await asyncio.to_thread(run.send, [key])
     ended = await _ended(client, run, keys)

@@ -1,11 +1,18 @@
-"""Objects of scans under way at once: all turns, at full speed alone and as fast as timers stay punctual beside changes."""
+"""Objects of scans under way at once: all turns, at full speed alone and as fast as cores stay free beside changes."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
-from activities.turns import FIRST_PER_S, LATE_S, LEAST_PER_S, MOST_PER_S, Turns, next_rate, timer_lateness
+import pytest
+
+from activities import load as load_module
+from activities.load import Load, measure_load
+from activities.turns import FIRST_PER_S, FREE, LATE_S, LEAST_PER_S, MOST_PER_S, Turns, next_rate
 from tests.poll import eventually
+
+TOO_LATE = Load(10 * LATE_S, 1.0)
 
 
 class Room:
@@ -37,9 +44,9 @@ async def test_no_more_objects_are_under_way_than_there_are_turns() -> None:
 
 
 async def test_beside_changes_fewer_objects_begin_and_those_that_wait_already_take_the_new_pace() -> None:
-    turns = Turns(9, 2, lateness=lambda: asyncio.sleep(0.01, 10 * LATE_S))
+    turns = Turns(9, 2, measure=lambda: asyncio.sleep(0.01, TOO_LATE))
     room = Room(turns)
-    objects = room.enter(59)
+    objects = room.enter(14)
     await eventually(lambda: room.inside == 9)
     with turns.following():
         await eventually(lambda: turns.per_s == LEAST_PER_S)
@@ -48,21 +55,21 @@ async def test_beside_changes_fewer_objects_begin_and_those_that_wait_already_ta
         await eventually(lambda: room.inside == 9 + 2)
         room.let_out.set()
         await asyncio.gather(*objects, *beside)
-        assert asyncio.get_running_loop().time() - began >= 50 / FIRST_PER_S
+        assert asyncio.get_running_loop().time() - began >= 5 / FIRST_PER_S
 
 
-async def test_beside_changes_scans_slow_down_while_timers_are_late_and_go_at_full_speed_afterwards() -> None:
-    lateness, rates = 10 * LATE_S, list[float | None]()
+async def test_beside_changes_scans_slow_down_while_the_machine_is_busy_and_go_at_full_speed_afterwards() -> None:
+    load, rates = TOO_LATE, list[float | None]()
 
-    async def told() -> float:
+    async def told() -> Load:
         rates.append(turns.per_s)
         await asyncio.sleep(0.001)
-        return lateness
+        return load
 
-    turns = Turns(4, lateness=told)
+    turns = Turns(4, measure=told)
     with turns.following():
         await eventually(lambda: rates[-1:] == [LEAST_PER_S])
-        lateness = 0.0
+        load = Load(0.0, 1.0)
         await eventually(lambda: rates[-1:] == [MOST_PER_S])
     assert rates[0] == FIRST_PER_S
     await eventually(lambda: turns.per_s is None)
@@ -71,15 +78,43 @@ async def test_beside_changes_scans_slow_down_while_timers_are_late_and_go_at_fu
 
 
 def test_the_rate_falls_faster_than_it_rises_and_stays_within_bounds() -> None:
-    assert 1 - next_rate(1000.0, LATE_S * 1.1) / 1000.0 > next_rate(1000.0, LATE_S * 0.9) / 1000.0 - 1 > 0
-    assert (next_rate(LEAST_PER_S, 1.0), next_rate(MOST_PER_S, 0.0)) == (LEAST_PER_S, MOST_PER_S)
+    for bad in TOO_LATE, Load(0.0, 0.0):
+        assert 1 - next_rate(1000.0, bad) / 1000.0 > next_rate(1000.0, Load(0.0, 1.0)) / 1000.0 - 1 > 0
+    assert (next_rate(LEAST_PER_S, TOO_LATE), next_rate(MOST_PER_S, Load(0.0, 1.0))) == (LEAST_PER_S, MOST_PER_S)
 
 
-async def test_a_loop_that_is_kept_busy_has_late_timers() -> None:
-    measuring = asyncio.create_task(timer_lateness())
+def test_the_rate_stays_where_it_leaves_the_cores_that_are_to_be_free() -> None:
+    """Alone the changes leave 0.6 of the cores; 200 objects a second take all of that."""
+    per_s = FIRST_PER_S
+    for _ in range(100):
+        per_s = next_rate(per_s, Load(0.0, max(0.0, 0.6 - per_s * 0.003)))
+    assert round(per_s) == round((0.6 - FREE) / 0.003)
+
+
+async def _kept_busy(measuring: asyncio.Task[Load]) -> Load:
     while not measuring.done():
         until = asyncio.get_running_loop().time() + 0.05
         while asyncio.get_running_loop().time() < until:
             pass
         await asyncio.sleep(0)
-    assert measuring.result() > LATE_S
+    return measuring.result()
+
+
+async def test_a_loop_that_is_kept_busy_has_late_timers() -> None:
+    assert (await _kept_busy(asyncio.create_task(measure_load()))).late_s > LATE_S
+
+
+async def test_cores_that_are_kept_busy_are_not_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = await measure_load()
+    assert 0 <= load.idle <= 1
+
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(load_module, "CORES", stat)
+    measuring = asyncio.create_task(measure_load())
+    assert (await measuring).idle == 1, "a system that does not tell is taken for a free one"
+
+    stat.write_text("cpu  100 0 100 700 100 0 0 0 50 0\ncpu0 1 1 1 1\n")
+    measuring = asyncio.create_task(measure_load())
+    await asyncio.sleep(0.01)
+    stat.write_text("cpu  130 0 130 730 110 0 0 0 60 0\ncpu0 1 1 1 1\n")
+    assert (await measuring).idle == 0.4
