@@ -66,7 +66,7 @@ from stores.s3xml import (
 )
 from stores.signing import UNSIGNED_PAYLOAD, UNSIGNED_PAYLOAD_TRAILER, Credentials
 
-SMALL_BODY = 256 * KIB
+SMALL_BODY = 2 * MIB
 """Up to here a body is gathered, so that its checksum goes ahead of it in a header."""
 MAX_GATHERED = 64 * MIB
 """The most that is gathered for an endpoint that verifies headers only; a larger body of unknown checksum is refused."""
