@@ -75,10 +75,11 @@ class _Inbound(ActivityInboundInterceptor):
         failures = details.timeouts if error.retry == "timeout" else details.errors
         delay_s = next_delay(type(error), failures, retry_after_s=error.retry_after_s, schedules=self._schedules)
         pulse.beat()
+        expected = error.rests == "again" or error.retry == "turn"
         route, key = _subject(input)
         metrics.failure(route, error.reason, retried=delay_s is not None)
         log.log(
-            logging.INFO if error.rests == "again" or error.retry == "turn" else logging.WARNING,
+            logging.INFO if expected else logging.WARNING,
             "%s: %s",
             error.reason,
             error,
@@ -90,9 +91,7 @@ class _Inbound(ActivityInboundInterceptor):
             type=error.reason,
             non_retryable=delay_s is None,
             next_retry_delay=timedelta(seconds=delay_s) if delay_s is not None else None,
-            category=ApplicationErrorCategory.BENIGN
-            if error.rests == "again" or error.retry == "turn"
-            else ApplicationErrorCategory.UNSPECIFIED,
+            category=ApplicationErrorCategory.BENIGN if expected else ApplicationErrorCategory.UNSPECIFIED,
         )
 
 

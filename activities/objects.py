@@ -40,6 +40,7 @@ from replication.models import (
 )
 from replication.parts import part_range, run_range
 from replication.resume import KnownPart, resumable
+from replication.retries import WAIT_MAX_S
 from replication.routes import Route
 from replication.settings import Settings
 from replication.verify import companion_kind, level, same_checksums
@@ -100,7 +101,7 @@ class ObjectActivities:
         """A change is looked at in the block."""
         with self._turns.following():
             async with self._steerings.paced("", route):
-                await _turn_came(current_budget())
+                await turn_came(current_budget())
                 yield
 
     async def _registered(self, route: Route, waiting: Waiting, before: Waiting | None) -> Waiting:
@@ -262,15 +263,21 @@ class ObjectActivities:
         return route
 
 
-async def _turn_came(budget: Budget) -> None:
-    """Waits for the turn of a change at the stores; gives its slot back meanwhile where that takes longer."""
+async def turn_came(budget: Budget) -> None:
+    """Waits for the turn of a change at the stores; gives its slot back meanwhile where that takes longer (`OverBudget`).
+
+    A turn that is further ahead than an activity may wait for its next attempt is not taken: the change asks again then.
+    """
     if pulse().details.has_turn:
         return
-    pulse().details.has_turn = True
     wait_s = budget.reserve(requests=SETTLING)
+    pulse().details.has_turn = wait_s <= WAIT_MAX_S
+    if not pulse().details.has_turn:
+        budget.reserve(requests=-SETTLING)
     if wait_s > SHORT_S:
         raise OverBudget(
-            f"changes before this one ask its stores for all that their limits allow, for {wait_s:.0f} s more", retry_after_s=wait_s
+            f"changes before this one ask its stores for all that their limits allow, for {wait_s:.0f} s more",
+            retry_after_s=min(wait_s, WAIT_MAX_S),
         )
     await asyncio.sleep(wait_s)
 

@@ -32,7 +32,7 @@ from replication.errors import (
     UploadLost,
 )
 from replication.keys import RESERVED_PREFIX, check_key
-from replication.limits import KIB, MIB, S3_LIMITS, Capabilities
+from replication.limits import MIB, S3_LIMITS, Capabilities
 from replication.models import Attributes, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
 from stores.base import Store
 from stores.body import Body
