@@ -6,6 +6,7 @@ import random
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -17,12 +18,25 @@ from stores.memory import MemoryStore
 PIECES = 8
 
 
+class Numbered(Sequence[str]):
+    """Ten million keys in their order, made as they are asked for."""
+
+    def __init__(self, form: str) -> None:
+        self.form = form
+
+    def __len__(self) -> int:
+        return 10_000_000
+
+    def __getitem__(self, at: Any) -> Any:
+        return [self[number] for number in range(*at.indices(len(self)))] if isinstance(at, slice) else self.form.format(at, 429 * at)
+
+
 class Keys(MemoryStore):
     """Lists sorted keys, and counts how often it is asked."""
 
-    def __init__(self, keys: list[str]) -> None:
+    def __init__(self, keys: Sequence[str]) -> None:
         super().__init__("keys")
-        self.sorted = sorted(keys)
+        self.sorted = keys if isinstance(keys, Numbered) else sorted(keys)
         self.asked = 0
 
     async def list_objects(
@@ -35,17 +49,20 @@ class Keys(MemoryStore):
             yield [ListedObject(key, Version(1)) for key in page]
 
 
-SHAPES = {
+SHAPES: dict[str, Sequence[str]] = {
     "flat numbers": [f"obj-{number:08d}" for number in range(20_000)],
     "one deep prefix": [f"a/very/deep/prefix/of/many/levels/{number:06d}" for number in range(20_000)],
     "hashes": [f"{random.Random(number).getrandbits(128):032x}" for number in range(20_000)],
     "folders": [f"{folder}/{number}" for folder in "abcdefghij" for number in range(2_000)],
     "other scripts": [f"{chr(0x4E00 + number % 500)}{number}" for number in range(20_000)],
     "days": [f"logs/2026/{month:02d}/{day:02d}/{number}" for month in range(1, 13) for day in range(1, 29) for number in range(60)],
+    "ten million, flat": Numbered("obj-{0:08d}"),
+    "ten million, one deep prefix": Numbered("a/very/deep/prefix/of/many/levels/{0:08d}"),
+    "ten million, hashes": Numbered("{1:08x}"),
 }
 
 
-async def cut(keys: list[str], within: KeyRange | None = None) -> tuple[list[int], int]:
+async def cut(keys: Sequence[str], within: KeyRange | None = None) -> tuple[list[int], int]:
     """How many keys fall into each piece, and how many questions that took."""
     store = Keys(keys)
     found = await Splitter(store, "b", "").cuts("", within or KeyRange(), PIECES)
