@@ -82,7 +82,8 @@ async def test_changes_go_before_a_pass_and_at_the_rate_of_their_store(make_site
 
     assert of_changes <= 1.25 * CHANGES_PER_S
     assert of_changes >= 0.6 * CHANGES_PER_S
-    assert of_pass <= 0.2 * PER_S
+    left = max(0.0, 1 - of_changes / CHANGES_PER_S)
+    assert of_pass <= (left + 0.25) * PER_S, "a pass takes what changes leave"
     assert alone >= 0.65 * PER_S
     assert copied.code == 0
     assert {line["outcome"] for line in copied.documents} == {"copied"}
