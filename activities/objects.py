@@ -271,13 +271,13 @@ async def turn_came(budget: Budget) -> None:
     if pulse().details.has_turn:
         return
     wait_s = budget.reserve(requests=SETTLING)
-    pulse().details.has_turn = wait_s <= WAIT_MAX_S
-    if not pulse().details.has_turn:
+    if wait_s > WAIT_MAX_S:
         budget.reserve(requests=-SETTLING)
+    else:
+        pulse().details.has_turn = True
     if wait_s > SHORT_S:
         raise OverBudget(
-            f"changes before this one ask its stores for all that their limits allow, for {wait_s:.0f} s more",
-            retry_after_s=min(wait_s, WAIT_MAX_S),
+            f"changes before this one ask its stores for all that their limits allow, for {wait_s:.0f} s more", retry_after_s=wait_s
         )
     await asyncio.sleep(wait_s)
 

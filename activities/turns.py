@@ -28,7 +28,10 @@ FREE = 0.3
 LATE_S = 0.003
 """How late timers may be on average; beside changes alone it is a third of that."""
 FIRST_PER_S, LEAST_PER_S, MOST_PER_S = 50.0, 10.0, 10_000.0
-SLOWER, FASTER, EAGERNESS = 0.7, 1.1, 0.3
+SLOWER, FASTER = 0.7, 1.1
+"""What the rate is multiplied with in a step, at least and at most."""
+EAGERNESS = 0.3
+"""How much of the step to the wanted part of free cores is made at once, where cores and rate went together."""
 
 
 class Turns:

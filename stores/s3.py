@@ -32,7 +32,7 @@ from replication.errors import (
     UploadLost,
 )
 from replication.keys import RESERVED_PREFIX, check_key
-from replication.limits import MIB, S3_LIMITS, Capabilities
+from replication.limits import KIB, MIB, S3_LIMITS, Capabilities
 from replication.models import Attributes, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
 from stores.base import Store
 from stores.body import Body
@@ -66,7 +66,7 @@ from stores.s3xml import (
 )
 from stores.signing import UNSIGNED_PAYLOAD, UNSIGNED_PAYLOAD_TRAILER, Credentials
 
-SMALL_BODY = 2 * MIB
+SMALL_BODY = 256 * KIB
 """Up to here a body is gathered, so that its checksum goes ahead of it in a header."""
 MAX_GATHERED = 64 * MIB
 """The most that is gathered for an endpoint that verifies headers only; a larger body of unknown checksum is refused."""
