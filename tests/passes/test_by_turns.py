@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import pytest
 from temporalio.testing import ActivityEnvironment
 
+from activities import settle
 from activities.gate import Gate
 from activities.objects import ObjectActivities
 from activities.outcomes import Repair
@@ -17,7 +19,7 @@ from activities.passes import nothing_recorded
 from activities.scan import Scan
 from activities.settle import Settler
 from activities.streams import Ways
-from activities.tide import SIDE_AT_ONCE, SMALL, STRAGGLERS
+from activities.tide import SIDE_AT_ONCE, SMALL, STRAGGLERS, Tide
 from activities.turns import SMALL_AT_ONCE, Turns
 from ledger.ledger import Ledger
 from replication.limits import MIB
@@ -86,7 +88,9 @@ class Pair:
         return result.counters.copied
 
 
-async def test_small_objects_are_read_many_at_a_time_and_then_written_many_at_a_time() -> None:
+async def test_small_objects_are_read_many_at_a_time_and_then_written_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is: patience is for slow answers, and has a test of its own."""
+    monkeypatch.setattr(settle, "Tide", partial(Tide, patience_s=60))
     pair = Pair()
     await pair.fill(OBJECTS, 10)
     assert await pair.copied() == OBJECTS
