@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal
 
 from replication.errors import KeyCollision, KeyUnrepresentable, ObjectError, ServerFault, StoreTimeout
 from replication.limits import Capabilities
@@ -56,7 +56,7 @@ async def _pinned_read(wire: S3Wire, bucket: str, key: str) -> Answer:
 
 
 class WriteProbe:
-    """One probe of one bucket with objects under `folder`, which it removes again: about 20 small requests."""
+    """One probe of one bucket with objects under `folder`, which it removes again: about 20 small requests, several at once."""
 
     def __init__(self, wire: S3Wire, listing: S3Listing, bucket: str, folder: str, *, aws: bool) -> None:
         self._wire = wire
@@ -71,14 +71,20 @@ class WriteProbe:
         try:
             base = self._folder + "base"
             await self._must("PUT", base, {CRC32C: encode_crc(crc32c(DATA))}, DATA)
-            kept = await self.keeps_keys()
+            kept, writes, completes, pinned, copies, checksum = await _all(
+                self.keeps_keys(),
+                self._fences_writes(base),
+                self._fences_completes(base),
+                _pinned_read(self._wire, self._bucket, base),
+                self._copies(base),
+                self._upload_checksum(),
+            )
             capabilities = Capabilities(
-                conditional_writes=await self._fenced("PUT", base, {"if-none-match": "*"}, DATA)
-                and await self._fenced("PUT", base, {"if-match": NO_ETAG}, DATA),
-                conditional_completes=await self._fences_completes(base),
-                pinned_reads=(await _pinned_read(self._wire, self._bucket, base)).status == 412,
-                server_side_copy=await self._copies(base),
-                upload_checksum=await self._upload_checksum(),
+                conditional_writes=writes,
+                conditional_completes=completes,
+                pinned_reads=pinned.status == 412,
+                server_side_copy=copies,
+                upload_checksum=checksum,
                 conditional_deletes=await self._fenced("DELETE", base, {"if-match": NO_ETAG}, None),
                 versioned=versioned,
                 detail="" if kept else KEYS_MERGED,
@@ -125,6 +131,10 @@ class WriteProbe:
         source = {"x-amz-copy-source": f"/{self._bucket}/{encode_key(base)}"}
         answer = await self._try("PUT", self._folder + "copy", source, None)
         return not answer.failed and not answer.fault
+
+    async def _fences_writes(self, base: str) -> bool:
+        conditions = {"if-none-match": "*"}, {"if-match": NO_ETAG}
+        return all([await self._fenced("PUT", base, condition, DATA) for condition in conditions])
 
     async def _fences_completes(self, base: str) -> bool:
         begun = await self._must("POST", base, {}, None, {"uploads": ""})
@@ -173,6 +183,15 @@ class WriteProbe:
         if version:
             self._made.add((key, version))
         return answer
+
+
+async def _all(*checks: Awaitable[Any]) -> list[Any]:
+    """What each check found, once all have ended: what they stored is known only then. Raises the first failure."""
+    found = await asyncio.gather(*checks, return_exceptions=True)
+    for failure in found:
+        if isinstance(failure, BaseException):
+            raise failure
+    return found
 
 
 def unkept_key(key: str) -> bool:
