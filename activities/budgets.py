@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -40,7 +39,6 @@ class StoreBudgets:
         self._paces = {name: activity_paces() for name in self._limits}
         for name in self._limits:
             self._set(name)
-        self._users = Counter[str]()
         self._keeping: dict[str, asyncio.Task[None]] = {}
         self._changed_at: dict[str, float] = {}
         self._following: dict[str, asyncio.Task[None]] = {}
@@ -49,17 +47,15 @@ class StoreBudgets:
     async def using(self, route: Route) -> AsyncIterator[list[Paces]]:
         """One user of what the stores of a route may be asked for."""
         names = self._limited(route)
-        with self._shares.using([store_budget(name) for name in names]):
-            self._users.update(names)
-            try:
+        try:
+            with self._shares.using([store_budget(name) for name in names]):
                 for name in names:
                     await self._keep(name)
                 yield [self._paces[name] for name in names]
-            finally:
-                self._users.subtract(names)
-                for name in names:
-                    if not self._users[name] and name in self._keeping:
-                        self._keeping.pop(name).cancel()
+        finally:
+            for name in names:
+                if not self._shares.here(store_budget(name)) and name in self._keeping:
+                    self._keeping.pop(name).cancel()
 
     @asynccontextmanager
     async def changing(self, route: Route) -> AsyncIterator[Budget]:

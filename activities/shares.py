@@ -40,9 +40,13 @@ class Shares:
         finally:
             self._here.subtract(budgets)
 
+    def here(self, budget: str) -> int:
+        """How many use a budget in this process."""
+        return self._here[budget]
+
     def part(self, budget: str) -> float:
         """From 0 to 1; of a budget that nobody else is known to use, all."""
-        here = max(1, self._here[budget])
+        here = max(1, self.here(budget))
         return here / (here + self._elsewhere.get(budget, 0))
 
     async def refresh(self, budgets: Collection[str]) -> None:
