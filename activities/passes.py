@@ -58,7 +58,7 @@ class PassActivities:
         self._steerings = steerings
         self._turns = turns
         self._readers = asyncio.Semaphore(READERS)
-        self._collecting = Settler(settings, stores, ledger, None, record=nothing_recorded, collects=True)
+        self._collecting = Settler(settings, stores, ledger, None, record=nothing_recorded, collects=True, pace=turns.pace)
         self._deleting = Settler(settings, stores, ledger, permits, record=self._record)
         self._approved = Settler(settings, stores, ledger, None, record=self._record)
 

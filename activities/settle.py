@@ -45,6 +45,7 @@ from replication.settings import GATHERED_BYTES, Settings
 from replication.verify import level, same_checksums
 from stores.budget import ByteBudget
 from stores.observe import View, head_or_absent, places, view_of
+from stores.pace import Pace
 from stores.registry import Stores
 from stores.transfer import (
     GATHER_MAX,
@@ -91,7 +92,7 @@ class Settler:
     """Settles keys of the configured routes.
 
     `record` is told of every result. Deletions ask for `permits`; None where somebody gave one for all of them. One that
-    `collects` makes none, and tells them as a pause.
+    `collects` makes none, and tells them as a pause. `pace` is that of the steps of small objects.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Settler:
         record: Record,
         collects: bool = False,
         inline_max: int = GATHER_MAX,
+        pace: Pace | None = None,
     ) -> None:
         self._settings = settings
         self._stores = stores
@@ -111,7 +113,7 @@ class Settler:
         self._collects = collects
         self.inline_max = inline_max
         self._budget = ByteBudget(GATHERED_BYTES)
-        self._tides: defaultdict[tuple[str, str], Tide] = defaultdict(Tide)
+        self._tides: defaultdict[tuple[str, str], Tide] = defaultdict(lambda: Tide(pace=pace))
         self._dependencies = Dependencies(stores)
         self._permits = permits
         self._pairs = Pairs(settings, stores, ledger)

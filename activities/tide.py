@@ -4,6 +4,8 @@ A request costs a server about half when it comes among others, without an idle 
 destination and worker share changes between them less often. So reads and writes of small objects take turns: reads go on
 until nobody can read more before something is written, and the other way round. Nobody stands still for it where answers are
 slow: the next side begins while the last answers of the side before are still on their way, and after a second both go on.
+
+Beside changes, each step waits for the pace of scans (`activities/turns.py`) once more, so that they slow down at once.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import asyncio
 
 from activities.line import Line
 from replication.limits import KIB
+from stores.pace import Pace
 
 SMALL = 32 * KIB
 """Larger objects are read and written side by side: what takes time with them are bytes, which go both ways at once."""
@@ -19,12 +22,22 @@ SIDE_AT_ONCE = 96
 STRAGGLERS = 16
 """How many requests of one side may still be under way when the other begins."""
 PATIENCE_S = 1.0
+STEP = 1 / 3
+"""What the beginning, the read and the write of an object each take of its token in the pace of scans."""
 
 
 class Tide:
     """`async with tide.reads:` is one read, `async with tide.writes:` one write."""
 
-    def __init__(self, at_once: int = SIDE_AT_ONCE, stragglers: int = STRAGGLERS, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        at_once: int = SIDE_AT_ONCE,
+        stragglers: int = STRAGGLERS,
+        *,
+        patience_s: float = PATIENCE_S,
+        pace: Pace | None = None,
+    ) -> None:
+        self.pace = pace or Pace()
         self._at_once = at_once
         self._stragglers = stragglers
         self._patience_s = patience_s
@@ -68,6 +81,11 @@ class Side:
         place = self.line.join()
         self._tide.flow()
         await self.line.wait(place, given_back=self._leave)
+        try:
+            await self._tide.pace.take(STEP)
+        except BaseException:
+            self._leave()
+            raise
 
     async def __aexit__(self, *_: object) -> None:
         self._leave()

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from activities._progress import pulse
 from activities.load import Load, measure_load
+from activities.tide import STEP
 from stores.pace import Pace
 
 AT_ONCE = 96
@@ -46,7 +47,8 @@ class Turns:
         measure: Callable[[], Awaitable[Load]] = measure_load,
     ) -> None:
         self._alone, self._small, self._beside = asyncio.Semaphore(most), asyncio.Semaphore(small), asyncio.Semaphore(beside)
-        self._pace = Pace(on_wait=lambda: pulse().touch())
+        self.pace = Pace(on_wait=lambda: pulse().touch())
+        """That of objects that begin, and of the steps of small ones."""
         self._measure = measure
         self._per_s: float | None = None
         self._following = 0
@@ -75,7 +77,7 @@ class Turns:
         """Waits until an object may start; `small` is one that a tide moves."""
         alone = self._small if small else self._alone
         async with alone if self._governing is None else self._beside:
-            await self._pace.take(1)
+            await self.pace.take(STEP if small else 1)
             yield
 
     async def _govern(self) -> None:
@@ -90,7 +92,7 @@ class Turns:
 
     def _set(self, per_s: float | None) -> None:
         self._per_s = per_s
-        self._pace.set_rate(per_s)
+        self.pace.set_rate(per_s)
 
 
 def next_rate(per_s: float, load: Load) -> float:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from activities.tide import Tide
+import pytest
+
+from activities.tide import STEP, Tide
+from stores.pace import Pace
 from tests.poll import eventually
 
 
@@ -92,8 +95,25 @@ async def test_nobody_waits_long_for_reads_that_hang() -> None:
         await asyncio.gather(*one.tasks)
 
 
-async def test_objects_that_are_cancelled_anywhere_leave_the_way_free() -> None:
-    tide = Tide(2, 0, patience_s=60)
+async def test_objects_under_way_take_a_pace_that_is_set_meanwhile_step_by_step() -> None:
+    pace = Pace()
+    objects = Objects(Tide(4, 0, patience_s=60, pace=pace))
+    objects.start(10)
+    objects.write_on.set()
+    await eventually(lambda: len(objects.reading) == 4)
+    pace.set_rate(STEP * 20)
+    began = asyncio.get_running_loop().time()
+    objects.read_on.set()
+    await asyncio.gather(*objects.tasks)
+    assert asyncio.get_running_loop().time() - began > (6 + 10 - 1) / 20
+    assert objects.written == list(range(10))
+
+
+@pytest.mark.parametrize("per_s", [None, 1000.0])
+async def test_objects_that_are_cancelled_anywhere_leave_the_way_free(per_s: float | None) -> None:
+    pace = Pace()
+    pace.set_rate(per_s)
+    tide = Tide(2, 0, patience_s=60, pace=pace)
     for steps in range(12):
         objects = Objects(tide)
         objects.start(8)
