@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from activities.line import Line
 
-FEW = 3
+FEW = 4
 WINDOW_S = 1.0
 WIDER = 1.5
 PAYS = 0.5

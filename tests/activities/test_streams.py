@@ -24,22 +24,22 @@ def widths(rate: Callable[[int], float], windows: int) -> list[int]:
 
 
 def test_streams_that_each_bring_as_much_are_widened_to_the_most_there_may_be() -> None:
-    assert widths(lambda streams: 50e6 * streams, 8) == [3, 3, 5, 8, 12, 18, 27, 32]
+    assert widths(lambda streams: 50e6 * streams, 8) == [4, 4, 6, 9, 14, 21, 32, 32]
 
 
 def test_a_line_that_is_full_keeps_the_few_streams_and_is_tried_again_later() -> None:
     seen = widths(lambda _: 150e6, 2 * RESTS)
-    assert set(seen) == {3, 5}
-    assert [number for number, streams in enumerate(seen) if streams == 5] == [2, RESTS + 4]
+    assert set(seen) == {4, 6}
+    assert [number for number, streams in enumerate(seen) if streams == 6] == [2, RESTS + 4]
 
 
 def test_widening_ends_where_the_line_is_full() -> None:
-    assert max(widths(lambda streams: min(50e6 * streams, 400e6), 8)) == 12
-    assert widths(lambda streams: min(50e6 * streams, 400e6), 8)[-1] == 8
+    assert max(widths(lambda streams: min(50e6 * streams, 400e6), 8)) == 14
+    assert widths(lambda streams: min(50e6 * streams, 400e6), 8)[-1] == 9
 
 
 def test_less_than_half_of_what_more_streams_could_bring_is_not_worth_them() -> None:
-    assert widths(lambda streams: 100e6 + 10e6 * streams, 6) == [3, 3, 5, 3, 3, 3]
+    assert widths(lambda streams: 100e6 + 10e6 * streams, 6) == [4, 4, 6, 4, 4, 4]
 
 
 class Line:
@@ -84,7 +84,7 @@ async def test_parts_begin_in_order_and_more_of_them_as_long_as_that_pays() -> N
     line = Line()
     async with line.waiting(40):
         assert line.begun == list(range(FEW))
-        for wide in (3, 5, 8):
+        for wide in (4, 6, 9):
             await line.window(1 << 20)
             assert (line.streams.width, line.begun) == (wide, list(range(wide)))
     assert line.begun == list(range(40))
@@ -95,7 +95,7 @@ async def test_what_is_alone_begins_with_few_again() -> None:
     async with line.waiting(20):
         await line.window(1 << 20)
         await line.window(1 << 20)
-        assert line.streams.width == 5
+        assert line.streams.width == 6
     await line.part(30)
     assert line.streams.width == FEW
 
