@@ -22,15 +22,17 @@ SMALL_AT_ONCE = 384
 """And of those that are read and written by turns (`activities/tide.py`), which are waiting most of the time."""
 BESIDE_CHANGES = 24
 """What begins while changes are followed is so many at once, besides what is under way by then."""
-LINGER_S = 1.0
-"""How long after the last change the next one is expected."""
-FREE = 0.3
+LINGER_S = 60.0
+"""How long after the last change the next one is expected. Each first one meets a machine without a free core."""
+FREE = 0.4
 """The part of the cores that is to stay free. With less, what waits for a core soon waits for several others."""
+SCARCE = 0.1
+"""With less than this free, what comes is about to queue."""
 LATE_S = 0.003
 """How late timers may be on average; beside changes alone it is a third of that."""
 FIRST_PER_S, LEAST_PER_S, MOST_PER_S = 50.0, 10.0, 10_000.0
-SLOWER, FASTER = 0.7, 1.1
-"""What the rate is multiplied with in a step, at least and at most."""
+SLOWER, FASTER = 0.5, 1.1
+"""What the rate is multiplied with in a step, where cores are scarce or timers late, and at most."""
 EAGERNESS = 0.3
 """How much of the step to the wanted part of free cores is made at once, where cores and rate went together."""
 
@@ -44,11 +46,13 @@ class Turns:
         beside: int = BESIDE_CHANGES,
         small: int = SMALL_AT_ONCE,
         *,
+        linger_s: float = LINGER_S,
         measure: Callable[[], Awaitable[Load]] = measure_load,
     ) -> None:
         self._alone, self._small, self._beside = asyncio.Semaphore(most), asyncio.Semaphore(small), asyncio.Semaphore(beside)
         self.pace = Pace(on_wait=lambda: pulse().touch())
         """That of objects that begin, and of the steps of small ones."""
+        self._linger_s = linger_s
         self._measure = measure
         self._per_s: float | None = None
         self._following = 0
@@ -83,7 +87,7 @@ class Turns:
     async def _govern(self) -> None:
         per_s = FIRST_PER_S
         try:
-            while self._following or time.monotonic() < self._followed_at + LINGER_S:
+            while self._following or time.monotonic() < self._followed_at + self._linger_s:
                 self._set(per_s)
                 per_s = next_rate(per_s, await self._measure())
         finally:
@@ -96,6 +100,7 @@ class Turns:
 
 
 def next_rate(per_s: float, load: Load) -> float:
-    """Towards the rate that leaves `FREE` of the cores: down in bigger steps than up, and down at once where timers are late."""
-    change = SLOWER if load.late_s > LATE_S else 1 + EAGERNESS * (load.idle / FREE - 1)
-    return min(MOST_PER_S, max(LEAST_PER_S, per_s * min(FASTER, max(SLOWER, change))))
+    """Towards the rate that leaves `FREE` of the cores: down in bigger steps than up, and by half where it is high time."""
+    scarce = load.idle < SCARCE or load.late_s > LATE_S
+    change = SLOWER if scarce else min(FASTER, 1 + EAGERNESS * (load.idle / FREE - 1))
+    return min(MOST_PER_S, max(LEAST_PER_S, per_s * change))

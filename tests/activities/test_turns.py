@@ -9,7 +9,7 @@ import pytest
 
 from activities import load
 from activities.load import Load, measure_load
-from activities.turns import FIRST_PER_S, FREE, LATE_S, LEAST_PER_S, MOST_PER_S, Turns, next_rate
+from activities.turns import FIRST_PER_S, FREE, LATE_S, LEAST_PER_S, MOST_PER_S, SCARCE, Turns, next_rate
 from tests.poll import eventually
 
 TOO_LATE = Load(10 * LATE_S, 1.0)
@@ -66,7 +66,7 @@ async def test_beside_changes_scans_slow_down_while_the_machine_is_busy_and_go_a
         await asyncio.sleep(0.001)
         return now
 
-    turns = Turns(4, measure=told)
+    turns = Turns(4, linger_s=0.5, measure=told)
     with turns.following():
         await eventually(lambda: rates[-1:] == [LEAST_PER_S])
         now = Load(0.0, 1.0)
@@ -77,8 +77,23 @@ async def test_beside_changes_scans_slow_down_while_the_machine_is_busy_and_go_a
         await eventually(lambda: turns.per_s is not None)
 
 
+async def test_the_pace_outlives_a_change_and_the_next_one_finds_it() -> None:
+    rates = list[float | None]()
+
+    async def told() -> Load:
+        rates.append(turns.per_s)
+        await asyncio.sleep(0.001)
+        return Load(0.0, 1.0)
+
+    turns = Turns(4, measure=told)
+    for _ in range(2):
+        with turns.following():
+            await eventually(lambda: rates[-1:] == [MOST_PER_S])
+    assert rates.count(FIRST_PER_S) == 1
+
+
 def test_the_rate_falls_faster_than_it_rises_and_stays_within_bounds() -> None:
-    for bad in TOO_LATE, Load(0.0, 0.0):
+    for bad in TOO_LATE, Load(0.0, 0.0), Load(0.0, SCARCE):
         assert 1 - next_rate(1000.0, bad) / 1000.0 > next_rate(1000.0, Load(0.0, 1.0)) / 1000.0 - 1 > 0
     assert (next_rate(LEAST_PER_S, TOO_LATE), next_rate(MOST_PER_S, Load(0.0, 1.0))) == (LEAST_PER_S, MOST_PER_S)
 
