@@ -17,11 +17,10 @@ from activities.tide import STEP
 from stores.pace import Pace
 
 AT_ONCE = 96
-"""Objects under way, over all scans of a process that follows no changes."""
+"""Objects under way, over all scans of a process."""
 SMALL_AT_ONCE = 384
-"""And of those that are read and written by turns (`activities/tide.py`), which are waiting most of the time."""
-BESIDE_CHANGES = 24
-"""What begins while changes are followed is so many at once, besides what is under way by then."""
+"""And of those that are read and written by turns (`activities/tide.py`), which are waiting most of the time. Beside changes
+they are begun like any others, besides what is under way by then."""
 LINGER_S = 60.0
 """How long after the last change the next one is expected. Each first one meets a machine without a free core."""
 FREE = 0.4
@@ -43,13 +42,12 @@ class Turns:
     def __init__(
         self,
         most: int = AT_ONCE,
-        beside: int = BESIDE_CHANGES,
         small: int = SMALL_AT_ONCE,
         *,
         linger_s: float = LINGER_S,
         measure: Callable[[], Awaitable[Load]] = measure_load,
     ) -> None:
-        self._alone, self._small, self._beside = asyncio.Semaphore(most), asyncio.Semaphore(small), asyncio.Semaphore(beside)
+        self._any, self._small = asyncio.Semaphore(most), asyncio.Semaphore(small)
         self.pace = Pace(on_wait=lambda: pulse().touch())
         """That of objects that begin, and of the steps of small ones."""
         self._linger_s = linger_s
@@ -79,8 +77,7 @@ class Turns:
     @asynccontextmanager
     async def turn(self, *, small: bool = False) -> AsyncIterator[None]:
         """Waits until an object may start; `small` is one that a tide moves."""
-        alone = self._small if small else self._alone
-        async with alone if self._governing is None else self._beside:
+        async with self._small if small and self._governing is None else self._any:
             await self.pace.take(STEP if small else 1)
             yield
 

@@ -9,6 +9,7 @@ import pytest
 
 from activities import load
 from activities.load import Load, measure_load
+from activities.tide import STEP
 from activities.turns import FIRST_PER_S, FREE, LATE_S, LEAST_PER_S, MOST_PER_S, SCARCE, Turns, next_rate
 from tests.poll import eventually
 
@@ -18,8 +19,9 @@ TOO_LATE = Load(10 * LATE_S, 1.0)
 class Room:
     """Objects that have had their turn stay until they are let out."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: Turns, *, small: bool = False) -> None:
         self.turns = turns
+        self.small = small
         self.let_out = asyncio.Event()
         self.inside = 0
 
@@ -27,7 +29,7 @@ class Room:
         return [asyncio.create_task(self._pass_through()) for _ in range(objects)]
 
     async def _pass_through(self) -> None:
-        async with self.turns.turn():
+        async with self.turns.turn(small=self.small):
             self.inside += 1
             await self.let_out.wait()
 
@@ -43,9 +45,9 @@ async def test_no_more_objects_are_under_way_than_there_are_turns() -> None:
     assert room.inside == 7
 
 
-async def test_beside_changes_fewer_objects_begin_and_those_that_wait_already_take_the_new_pace() -> None:
-    turns = Turns(9, 2, measure=lambda: asyncio.sleep(0.01, TOO_LATE))
-    room = Room(turns)
+async def test_beside_changes_fewer_small_objects_begin_and_those_that_wait_already_take_the_new_pace() -> None:
+    turns = Turns(2, 9, measure=lambda: asyncio.sleep(0.01, TOO_LATE))
+    room = Room(turns, small=True)
     objects = room.enter(14)
     await eventually(lambda: room.inside == 9)
     with turns.following():
@@ -55,7 +57,7 @@ async def test_beside_changes_fewer_objects_begin_and_those_that_wait_already_ta
         await eventually(lambda: room.inside == 9 + 2)
         room.let_out.set()
         await asyncio.gather(*objects, *beside)
-        assert asyncio.get_running_loop().time() - began >= 5 / FIRST_PER_S
+        assert asyncio.get_running_loop().time() - began >= 5 * STEP / FIRST_PER_S
 
 
 async def test_beside_changes_scans_slow_down_while_the_machine_is_busy_and_go_at_full_speed_afterwards() -> None:
