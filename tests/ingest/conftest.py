@@ -66,7 +66,11 @@ class Queue:
             assert not self.sqs.send_message_batch(QueueUrl=self.url, Entries=entries).get("Failed")
 
     def left(self) -> int:
-        """Messages that are not deleted, received or not."""
+        """Messages that are not deleted, received or not. The server counts one kind after the other, and a message that becomes
+        visible again in between is in neither."""
+        return max(self._count(), self._count())
+
+    def _count(self) -> int:
         found = self._attributes()
         return int(found["ApproximateNumberOfMessages"]) + int(found["ApproximateNumberOfMessagesNotVisible"])
 
