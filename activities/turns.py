@@ -19,8 +19,8 @@ from stores.pace import Pace
 AT_ONCE = 96
 """Objects under way, over all scans of a process."""
 SMALL_AT_ONCE = 384
-"""And of those that are read and written by turns (`activities/tide.py`), which are waiting most of the time. Beside changes
-they are begun like any others, besides what is under way by then."""
+"""And of those that are read and written by turns (`activities/tide.py`), which are waiting most of the time. What
+begins beside changes counts as any other object."""
 LINGER_S = 60.0
 """How long after the last change the next one is expected. Each first one meets a machine without a free core."""
 FREE = 0.4
