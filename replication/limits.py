@@ -29,6 +29,9 @@ class Limits:
     max_key_bytes: int = 1024
 
 
+UploadChecksum = Literal["trailer", "header", "response", "none"]
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What an endpoint was seen to do for one bucket, by asking it to.
@@ -42,7 +45,7 @@ class Capabilities:
     conditional_deletes: bool
     pinned_reads: bool
     server_side_copy: bool
-    upload_checksum: Literal["trailer", "header", "response", "none"]
+    upload_checksum: UploadChecksum
     versioned: bool = False
     detail: str = ""
 

@@ -1,8 +1,4 @@
-"""Amazon S3 and S3-compatible stores over signed HTTP: every key exact, every read pinned, every write conditional.
-
-Uploads are verified on arrival by a CRC32C: in a header where it is known or the body is small, else in a trailer, else
-(an endpoint without trailers) in a header after the body was gathered in memory.
-"""
+"""Amazon S3 and S3-compatible stores over signed HTTP: every key exact, every read pinned, every write conditional."""
 
 from __future__ import annotations
 
@@ -12,10 +8,9 @@ import hashlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import Literal
 
 from replication.errors import (
     BucketNotFound,
@@ -32,11 +27,10 @@ from replication.errors import (
     UploadLost,
 )
 from replication.keys import RESERVED_PREFIX, check_key
-from replication.limits import KIB, MIB, S3_LIMITS, Capabilities
+from replication.limits import S3_LIMITS, Capabilities
 from replication.models import Attributes, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
 from stores.base import Store
 from stores.body import Body
-from stores.budget import ByteBudget
 from stores.checksum import decode_crc, encode_crc
 from stores.s3headers import (
     CRC32C,
@@ -52,8 +46,9 @@ from stores.s3headers import (
 )
 from stores.s3list import S3Listing
 from stores.s3probe import WriteProbe, honours_read_pins, key_refusal, presumed, unkept_key
+from stores.s3send import S3Sending
 from stores.s3tags import S3Tags
-from stores.s3wire import Address, Answer, DefaultChain, S3Wire, StaticCredentials, exactly, framed, read_answer, trailer_headers
+from stores.s3wire import Address, Answer, DefaultChain, S3Wire, StaticCredentials, exactly, read_answer
 from stores.s3xml import (
     complete_document,
     is_error,
@@ -64,14 +59,8 @@ from stores.s3xml import (
     restore_document,
     unquote_etag,
 )
-from stores.signing import UNSIGNED_PAYLOAD, UNSIGNED_PAYLOAD_TRAILER, Credentials
+from stores.signing import Credentials
 
-SMALL_BODY = 256 * KIB
-"""Up to here a body is gathered, so that its checksum goes ahead of it in a header."""
-MAX_GATHERED = 64 * MIB
-"""The most that is gathered for an endpoint that verifies headers only; a larger body of unknown checksum is refused."""
-GATHERED_AT_ONCE = 128 * MIB
-"""What gathered bodies take of memory at once, whatever the number of streams."""
 COMMIT_IDLE_S = 600.0
 """Longest silence while the store copies or completes: AWS sends whitespace meanwhile, other stores nothing."""
 BUCKET_SEEN_S = 5.0
@@ -80,8 +69,6 @@ ABORT_TRIES = 5
 RESTORING = frozenset({"RestoreAlreadyInProgress", "ObjectAlreadyInActiveTierError"})
 """A restore that was asked for is under way, or not needed any more."""
 ABORT_DELAY_S = 0.2
-
-UploadChecksum = Literal["trailer", "header", "response", "none"]
 
 
 class S3Store(Store):
@@ -124,7 +111,7 @@ class S3Store(Store):
         self._owner = expected_bucket_owner
         self._listing = S3Listing(self._wire)
         self._tags = S3Tags(self._wire, aws=self._aws)
-        self._gathering = ByteBudget(GATHERED_AT_ONCE)
+        self._sending = S3Sending(self._wire, aws=self._aws)
         self._capabilities: dict[str, Capabilities] = {}
         self._keeps_keys: dict[str, bool] = {}
         self._seen_at: dict[str, float] = {}
@@ -142,6 +129,7 @@ class S3Store(Store):
             return found if pins is None else replace(found, pinned_reads=pins)
         found, self._keeps_keys[bucket] = await self._write_probe(bucket).run(versioned=versioned)
         self._capabilities[bucket] = found
+        self._sending.learn(bucket, found)
         return found
 
     async def _see(self, bucket: str) -> None:
@@ -232,46 +220,11 @@ class S3Store(Store):
     async def put(self, bucket: str, key: str, body: Body, attributes: Attributes, condition: Condition) -> ObjectInfo:
         await self._check_writable(bucket, key)
         headers = attribute_headers(attributes) | condition_headers(condition)
-        try:
-            answer = await self._upload(bucket, key, None, headers, body)
-        except PreconditionFailed as error:
-            raise await self._fence_of_write(bucket, key, condition, error) from error
+        answer = await self._sending.put(bucket, key, headers, body)
+        if answer.failed:
+            raise await self._fence_of_write(bucket, key, condition, self._write_error(answer, key))
         version = Version(body.size_bytes, unquote_etag(answer.headers.get("ETag", "")), version_id(answer.headers))
         return ObjectInfo(key, version, attributes, checksums(answer.headers))
-
-    async def _upload(self, bucket: str, key: str, query: Mapping[str, str] | None, headers: dict[str, str], body: Body) -> Answer:
-        """Sends a body, its CRC32C in a header or behind it, as the endpoint takes it."""
-        if body.whole is not None:
-            headers[CRC32C] = encode_crc(body.result().crc32c)
-            answer = await self._wire.send("PUT", bucket, key, query, headers, body.whole)
-        else:
-            answer = await self._upload_streamed(bucket, key, query, headers, body)
-        if answer.failed:
-            raise self._write_error(answer, key)
-        return answer
-
-    async def _upload_streamed(self, bucket: str, key: str, query: Mapping[str, str] | None, headers: dict[str, str], body: Body) -> Answer:
-        mode, known, size = self._upload_checksum(bucket), body.known_crc32c, body.size_bytes
-        data: bytes | AsyncIterator[bytes]
-        payload = UNSIGNED_PAYLOAD
-        async with AsyncExitStack() as holding:
-            if size <= SMALL_BODY or (mode == "header" and known is None):
-                await holding.enter_async_context(self._gathering.hold(size))
-                data = await _gathered(body)
-                headers[CRC32C] = encode_crc(body.digest.crc32c)
-            elif mode == "trailer" and known is None:
-                headers = trailer_headers(headers, size, announce=self._aws)
-                data, payload = framed(aiter(body), size, lambda: body.digest.crc32c), UNSIGNED_PAYLOAD_TRAILER
-            else:
-                data = aiter(body)
-                if known is not None:
-                    headers[CRC32C] = encode_crc(known)
-            headers.setdefault("content-length", str(size))
-            return await self._wire.send("PUT", bucket, key, query, headers, data, payload=payload)
-
-    def _upload_checksum(self, bucket: str) -> UploadChecksum:
-        known = self._capabilities.get(bucket)
-        return known.upload_checksum if known else "trailer" if self._aws else "header"
 
     async def _check_writable(self, bucket: str, key: str) -> None:
         """Raises for a key that cannot be stored under exactly its name. An endpoint is asked once for each bucket
@@ -422,10 +375,9 @@ class S3Store(Store):
         return upload_id
 
     async def put_part(self, bucket: str, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
-        answer = await self._upload(bucket, key, {"uploadId": upload_id, "partNumber": str(number)}, {}, body)
-        told = decode_crc(answer.headers.get(CRC32C, "-"))
-        verified = body.known_crc32c is not None or self._upload_checksum(bucket) in ("header", "trailer")
-        crc = told if told is not None else body.result().crc32c if verified else None
+        answer, crc = await self._sending.put_part(bucket, key, {"uploadId": upload_id, "partNumber": str(number)}, body)
+        if answer.failed:
+            raise self._write_error(answer, key)
         return Part(number, body.size_bytes, unquote_etag(answer.headers.get("ETag", "")), crc)
 
     async def copy_part(
@@ -542,16 +494,6 @@ class S3Store(Store):
 
     async def close(self) -> None:
         await self._wire.close()
-
-
-async def _gathered(body: Body) -> bytes:
-    """All bytes of a body that is not too large for it, and that has the checksum it announced."""
-    if body.size_bytes > MAX_GATHERED:
-        raise NotSupported(f"the endpoint verifies no trailers, and {body.size_bytes} bytes of unknown checksum are too many to gather")
-    data = await body.gather()
-    if body.known_crc32c not in (None, body.digest.crc32c):
-        raise IntegrityMismatch("the bytes do not have the CRC32C that was announced for them")
-    return data
 
 
 def _check_read(headers: Mapping[str, str], pin: Version, offset: int | None, length: int) -> None:
