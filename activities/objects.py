@@ -124,9 +124,9 @@ class ObjectActivities:
         """Copies a run of parts, several at once; another attempt sends only what is not known to be stored."""
         route, plan = self._planned(input.route, input.plan), input.plan
         source, destination = places(route, input.key, self._stores)
-        await self._stores.capabilities(route.settings.destination.store, destination.bucket)  # decides how parts are verified
+        capabilities = await self._stores.capabilities(route.settings.destination.store, destination.bucket)
         ranges = {number: part_range(plan, plan.source.size_bytes, number) for number in range(input.first, input.last + 1)}
-        known = await self._known_parts(destination, plan, ranges)
+        known = await self._known_parts(destination, plan, ranges, capabilities)
         todo = [number for number in ranges if number not in known]
         async with self._steerings.paced(input.paced_by, route):
             sent = await self._send_parts(source, destination, plan, ranges, todo, self._streams(route, of_pass=bool(input.paced_by)))
@@ -179,14 +179,17 @@ class ObjectActivities:
     def _streams(self, route: Route, *, of_pass: bool) -> Streams:
         return self._ways.streams(route.settings.source.store, route.settings.destination.store, of_pass=of_pass)
 
-    async def _known_parts(self, destination: Place, plan: CopyPlan, ranges: dict[int, tuple[int, int]]) -> dict[int, KnownPart]:
+    async def _known_parts(
+        self, destination: Place, plan: CopyPlan, ranges: dict[int, tuple[int, int]], capabilities: Capabilities
+    ) -> dict[int, KnownPart]:
         """What an earlier attempt stored and is still listed. The first attempt has nothing to ask for."""
         if activity.info().attempt == 1:
             return {}
         recorded = [KnownPart(p.number, p.size_bytes, p.etag, p.crc32c, p.companion) for p in pulse().details.parts]
         listed = await destination.store.list_parts(destination.bucket, destination.key, plan.upload_id)
         sizes = {number: length for number, (_, length) in ranges.items()}
-        known = resumable(listed, recorded, sizes, companion=companion_kind(plan.checksums) is not None)
+        vouched = plan.server_side or capabilities.wrong_parts_refused
+        known = resumable(listed, recorded, sizes, trusted=vouched and companion_kind(plan.checksums) is None)
         pulse().details.parts = [_record(part) for part in known.values()]
         return known
 
@@ -247,7 +250,7 @@ class ObjectActivities:
         parts = await store.list_parts(bucket, key, plan.upload_id)
         _check_parts(parts, plan)
         info = await store.complete_upload(bucket, key, plan.upload_id, parts, plan.attributes, plan.condition, crc32c=ours.crc32c)
-        enforced = capabilities.upload_checksum in ("header", "trailer", "response") and not plan.server_side
+        enforced = capabilities.part_checksum != "none" and not plan.server_side
         try:
             proved = await prove_stored(destination, info, ours, enforced=enforced)
         except IntegrityMismatch as error:

@@ -37,7 +37,8 @@ class Capabilities:
     """What an endpoint was seen to do for one bucket, by asking it to.
 
     `upload_checksum` is how a byte that flips on the way in is caught: the store verifies a `header` or a `trailer`
-    that we send, or `response` tells what was stored and we compare, or `none`.
+    that we send, or `response` tells what was stored and we compare, or `none`. `part_checksum` is the same for parts,
+    of which nothing is seen before the commit.
     """
 
     conditional_writes: bool
@@ -46,8 +47,14 @@ class Capabilities:
     pinned_reads: bool
     server_side_copy: bool
     upload_checksum: UploadChecksum
+    part_checksum: UploadChecksum
     versioned: bool = False
     detail: str = ""
+
+    @property
+    def wrong_parts_refused(self) -> bool:
+        """True if no part ever stands in an upload with other bytes than were sent."""
+        return self.part_checksum in ("header", "trailer")
 
     @property
     def fencing(self) -> Literal["full", "partial", "none"]:

@@ -19,12 +19,12 @@ class KnownPart:
     companion: int | None = None
 
 
-def resumable(listed: Iterable[Part], recorded: Iterable[KnownPart], sizes: dict[int, int], *, companion: bool) -> dict[int, KnownPart]:
+def resumable(listed: Iterable[Part], recorded: Iterable[KnownPart], sizes: dict[int, int], *, trusted: bool) -> dict[int, KnownPart]:
     """The parts of a run that are stored and whose checksum is known, by number.
 
     `sizes` holds the planned length of every part of the run. A part counts if the store lists it with that length and
-    either this run recorded it under the same ETag, or the store itself tells its CRC32C (and no `companion` CRC is
-    needed). Whatever is only half known is sent again.
+    either this run recorded it under the same ETag, or the store itself tells its CRC32C and that is `trusted`: it is the
+    CRC32C of what was read, not only of what arrived. Whatever is only half known is sent again.
     """
     by_number = {part.number: part for part in recorded}
     found: dict[int, KnownPart] = {}
@@ -34,6 +34,6 @@ def resumable(listed: Iterable[Part], recorded: Iterable[KnownPart], sizes: dict
         known = by_number.get(part.number)
         if known is not None and known.size_bytes == part.size_bytes and known.etag == part.etag:
             found[part.number] = known
-        elif part.crc32c is not None and not companion:
+        elif part.crc32c is not None and trusted:
             found[part.number] = KnownPart(part.number, part.size_bytes, part.etag, part.crc32c)
     return found

@@ -135,6 +135,7 @@ class FileStore(Store):
             pinned_reads=True,
             server_side_copy=True,
             upload_checksum="response",
+            part_checksum="header",  # what was sent is written down beside the part
             detail=detail,
         )
 

@@ -25,6 +25,7 @@ def presumed(*, google: bool, versioned: bool, detail: str) -> Capabilities:
         pinned_reads=google,
         server_side_copy=True,
         upload_checksum="header" if google else "response",
+        part_checksum="response",
         versioned=versioned,
         detail=detail,
     )
@@ -46,6 +47,7 @@ async def probe_writes(api: GcsApi, bucket: str, name: str, *, versioned: bool, 
             upload_checksum="header"
             if await _refused(api.insert(bucket, wrong, DATA, len(DATA), if_generation=None), Refused)
             else "response",
+            part_checksum="response",
             versioned=versioned,
             detail=detail,
         )

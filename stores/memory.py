@@ -222,6 +222,7 @@ class MemoryStore(Store):
             pinned_reads=True,
             server_side_copy=True,
             upload_checksum="header",
+            part_checksum="header",
         )
 
     async def head(self, bucket: str, key: str, *, tags: bool = True) -> ObjectInfo:

@@ -20,6 +20,8 @@ from stores.signing import encode_key
 CRC32C = "x-amz-checksum-crc32c"
 META = "x-amz-meta-"
 FULL_OBJECT = {"x-amz-checksum-algorithm": "CRC32C", "x-amz-checksum-type": "FULL_OBJECT"}
+ASKED = {"x-amz-sdk-checksum-algorithm": "CRC32C"}
+"""Of a part without a checksum: asks some endpoints (SeaweedFS, versitygw) to compute it and to tell it. AWS refuses it."""
 
 _STANDARD = (
     ("content_type", "content-type"),

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from replication.errors import KeyCollision, KeyUnrepresentable, ObjectError, ServerFault, StoreTimeout
 from replication.limits import Capabilities
 from replication.models import Part
-from stores.checksum import crc32c, encode_crc
-from stores.s3headers import CRC32C
+from stores.checksum import crc32c, decode_crc, encode_crc
+from stores.s3headers import ASKED, CRC32C, FULL_OBJECT
 from stores.s3list import S3Listing
 from stores.s3wire import Answer, S3Wire, framed_bytes, trailer_headers
 from stores.s3xml import complete_document, parse_result, unquote_etag
@@ -38,6 +38,7 @@ def presumed(*, aws: bool, versioned: bool, detail: str) -> Capabilities:
         pinned_reads=aws,
         server_side_copy=True,
         upload_checksum="trailer" if aws else "header",
+        part_checksum="trailer" if aws else "header",
         versioned=versioned,
         detail=detail,
     )
@@ -56,7 +57,7 @@ async def _pinned_read(wire: S3Wire, bucket: str, key: str) -> Answer:
 
 
 class WriteProbe:
-    """One probe of one bucket with objects under `folder`, which it removes again: about 20 small requests, several at once."""
+    """One probe of one bucket with objects under `folder`, which it removes again: about 25 small requests, several at once."""
 
     def __init__(self, wire: S3Wire, listing: S3Listing, bucket: str, folder: str, *, aws: bool) -> None:
         self._wire = wire
@@ -71,13 +72,14 @@ class WriteProbe:
         try:
             base = self._folder + "base"
             await self._must("PUT", base, {CRC32C: encode_crc(crc32c(DATA))}, DATA)
-            kept, writes, completes, pinned, copies, checksum = await _all(
+            kept, writes, completes, pinned, copies, checksum, told = await _all(
                 self.keeps_keys(),
                 self._fences_writes(base),
                 self._fences_completes(base),
                 _pinned_read(self._wire, self._bucket, base),
                 self._copies(base),
                 self._upload_checksum(),
+                self._tells_parts(base),
             )
             capabilities = Capabilities(
                 conditional_writes=writes,
@@ -85,6 +87,7 @@ class WriteProbe:
                 pinned_reads=pinned.status == 412,
                 server_side_copy=copies,
                 upload_checksum=checksum,
+                part_checksum="response" if told else checksum,
                 conditional_deletes=await self._fenced("DELETE", base, {"if-match": NO_ETAG}, None),
                 versioned=versioned,
                 detail="" if kept else KEYS_MERGED,
@@ -127,6 +130,20 @@ class WriteProbe:
         headers = trailer_headers({}, len(DATA), announce=self._aws)
         return await self._try("PUT", key, headers, framed_bytes(DATA, crc), payload=UNSIGNED_PAYLOAD_TRAILER)
 
+    async def _tells_parts(self, base: str) -> bool:
+        """True if the answer to a part that is sent without a checksum tells the right one. AWS's documentation says no."""
+        if self._aws:
+            return False
+        begun = await self._try("POST", base, FULL_OBJECT, None, {"uploads": ""})
+        if begun.failed:
+            return False
+        upload = {"uploadId": parse_result(begun.body, "InitiateMultipartUploadResult").get("UploadId", "")}
+        try:
+            part = await self._try("PUT", base, ASKED, DATA, upload | {"partNumber": "1"})
+            return not part.failed and decode_crc(part.headers.get(CRC32C, "-")) == crc32c(DATA)
+        finally:
+            await self._abort(base, upload)
+
     async def _copies(self, base: str) -> bool:
         source = {"x-amz-copy-source": f"/{self._bucket}/{encode_key(base)}"}
         answer = await self._try("PUT", self._folder + "copy", source, None)
@@ -144,8 +161,11 @@ class WriteProbe:
             parts = [Part(1, len(DATA), unquote_etag(part.headers.get("ETag", "")))]
             return await self._fenced("POST", base, {"if-none-match": "*"}, complete_document(parts, checksums=False), upload)
         finally:
-            with suppress(ObjectError):
-                await self._wire.send("DELETE", self._bucket, base, upload)
+            await self._abort(base, upload)
+
+    async def _abort(self, key: str, upload: Mapping[str, str]) -> None:
+        with suppress(ObjectError):
+            await self._wire.send("DELETE", self._bucket, key, upload)
 
     async def _fenced(
         self, method: str, key: str, condition: Mapping[str, str], data: bytes | None, query: Mapping[str, str] | None = None

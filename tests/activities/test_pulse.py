@@ -14,7 +14,8 @@ from temporalio.exceptions import ApplicationError
 
 from activities._progress import PartRecord, Pulse, PulseDetails
 from replication.errors import ServerFault, StoreTimeout
-from replication.models import Part, PartRunResult
+from replication.limits import Capabilities
+from replication.models import Checksums, ObjectInfo, Part, PartRunResult
 from stores.body import Body
 from stores.memory import MemoryStore
 from tests.lab import Handle, make_lab
@@ -61,6 +62,48 @@ async def test_a_worker_that_stops_leaves_its_finished_parts_to_the_next(tempora
     assert result.verification == "end-to-end"
     assert destination.sent == Counter({1: 1, 2: 1, 3: 1, 4: 2, 5: 2, 6: 2})
     assert [(run.resumed_parts, run.bytes_copied) for run in runs] == [(3, 3 * MIB)]
+
+
+class Untold(Faulty):
+    """Publishes no checksums."""
+
+    async def head(self, bucket: str, key: str, *, tags: bool = True) -> ObjectInfo:
+        return replace(await super().head(bucket, key, tags=tags), checksums=Checksums())
+
+
+class Unrefusing(MemoryStore):
+    """Takes any bytes for a part and tells their checksum; the first answer is lost, and a byte of what it was for."""
+
+    def __init__(self) -> None:
+        super().__init__("b")
+        self.create_bucket("dst")
+        self.stored_wrong: list[Part] = []
+
+    async def probe(self, bucket: str, *, writable: bool) -> Capabilities:
+        return replace(await super().probe(bucket, writable=writable), part_checksum="response")
+
+    async def put_part(self, bucket: str, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
+        if self.stored_wrong:
+            return await super().put_part(bucket, key, upload_id, number, offset, body)
+        data = await body.gather()
+        flipped = Body.of(data[:-1] + bytes([data[-1] ^ 1]))
+        self.stored_wrong.append(await super().put_part(bucket, key, upload_id, number, offset, flipped))
+        raise StoreTimeout("the answer is lost")
+
+
+async def test_a_part_that_a_store_took_wrong_is_sent_again_though_the_store_lists_it_with_a_checksum(temporal_client: Client) -> None:
+    source, destination = Untold("a", "src"), Unrefusing()
+    data = os.urandom(2 * MIB)
+    await seed(source, data)
+    lab = make_lab(temporal_client, source, destination, parts={"part_size": "1MiB", "one_shot_max": "1MiB"}, worker={"streams": 1})
+    async with lab.worker():
+        result = await lab.replicate("k")
+
+    assert len(destination.stored_wrong) == 1
+    assert (result.outcome, result.bytes_copied) == ("copied", len(data))
+    info = await destination.head("dst", "k")
+    async with destination.read("dst", "k", pin=info.version, offset=0, length=info.size_bytes) as chunks:
+        assert b"".join([chunk async for chunk in chunks]) == data
 
 
 async def part_runs(handle: Handle) -> AsyncIterator[PartRunResult]:

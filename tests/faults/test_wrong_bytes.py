@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from tests.e2e.sides import GcsSide, S3Side
@@ -60,9 +62,7 @@ async def test_a_source_that_always_reads_wrong_fails_by_name_and_shows_nothing(
 
 
 @SIZES
-async def test_a_byte_that_flips_on_the_way_in_is_refused_by_the_store_and_sent_again(
-    make_rig: MakeRig, s3: S3Side, s3b: S3Side, size: int
-) -> None:
+async def test_a_byte_that_flips_on_the_way_in_is_found_and_sent_again(make_rig: MakeRig, s3: S3Side, s3b: S3Side, size: int) -> None:
     rig = await make_rig(s3, s3b)
     assert rig.writing is not None
     data = noise(size)
@@ -73,8 +73,11 @@ async def test_a_byte_that_flips_on_the_way_in_is_refused_by_the_store_and_sent_
         result = await handle.result()
 
     rig.writing.assert_fired()
-    statuses = [seen.status for seen in rig.writing.requests("PUT", rig.on("k"))]
-    assert statuses.count(400) == 1, statuses
+    puts = rig.writing.requests("PUT", rig.on("k"))
+    if size == MIB:
+        assert [seen.status for seen in puts].count(400) == 1
+    else:
+        assert max(Counter(seen.target for seen in puts).values()) == 2
     assert result.outcome == "copied"
     assert commits(rig, "k") == 1
     await rig.assert_settled("k", data, handle)

@@ -120,7 +120,7 @@ async def test_a_probe_finds_seaweedfs_fully_fenced_verifying_trailers_and_mergi
     assert found.fencing == "full"
     assert found.pinned_reads
     assert found.server_side_copy
-    assert found.upload_checksum == "trailer"
+    assert (found.upload_checksum, found.part_checksum) == ("trailer", "response")
     assert not found.versioned
     assert "merges or loses keys" in found.detail
 
@@ -136,6 +136,7 @@ async def test_a_probe_finds_what_moto_lacks(moto_s3: MotoServer, moto_bucket: s
         pinned_reads=True,
         server_side_copy=True,
         upload_checksum="none",
+        part_checksum="none",
     )
 
 
@@ -166,7 +167,7 @@ async def test_an_endpoint_that_ignores_conditions_is_found_out(seaweed: Seaweed
     taken = Status(200, b"<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>")
     rules = [
         Rule(taken, "after_upstream", method="PUT", path=r"/base$", nth=2, times=2),
-        Rule(taken, "after_upstream", method="POST", nth=2),
+        Rule(taken, "after_upstream", method="POST", path="uploadId="),
     ]
     async with broken(seaweed, *rules) as (store, _):
         found = await store.probe(bucket, writable=True)
@@ -197,14 +198,32 @@ async def test_a_byte_that_flips_on_the_way_in_is_refused_by_the_store(seaweed: 
         assert await listed(store, bucket) == []
 
 
-async def test_a_byte_that_flips_in_a_part_stores_no_part(seaweed: SeaweedFS, bucket: str) -> None:
-    async with broken(seaweed) as (store, proxy):
-        await store.probe(bucket, writable=True)
+@pytest.mark.parametrize(("told", "refused"), [(True, False), (False, True)], ids=["told", "trailer"])
+async def test_a_byte_that_flips_in_a_part_is_found(seaweed: SeaweedFS, bucket: str, told: bool, refused: bool) -> None:
+    untold = Rule(StripHeader("x-amz-checksum-crc32c"), "after_upstream", path="/base.*partNumber", times=2)
+    async with broken(seaweed, *([] if told else [untold])) as (store, proxy):
+        assert (await store.probe(bucket, writable=True)).wrong_parts_refused is refused
         upload = await store.begin_upload(bucket, "k", Attributes())
         proxy.add(Rule(Flip(), "mid_request", at=MIB, path="partNumber=1"))
         with pytest.raises(IntegrityMismatch):
             await store.put_part(bucket, "k", upload, 1, 0, streamed(noise(3 * MIB)))
-        assert await store.list_parts(bucket, "k", upload) == []
+        assert len(await store.list_parts(bucket, "k", upload)) == (0 if refused else 1)
+        await store.abort_upload(bucket, "k", upload)
+
+
+async def test_an_endpoint_that_does_not_tell_checksums_of_parts_any_more_gets_them_in_trailers(seaweed: SeaweedFS, bucket: str) -> None:
+    async with broken(seaweed) as (store, proxy):
+        await store.probe(bucket, writable=True)
+        proxy.add(Rule(StripHeader("x-amz-checksum-crc32c"), "after_upstream", path="/k.*partNumber", times=9))
+        upload = await store.begin_upload(bucket, "k", Attributes())
+        data = noise(MIB)
+        with pytest.raises(ServerFault):
+            await store.put_part(bucket, "k", upload, 1, 0, streamed(data))
+        assert (await store.put_part(bucket, "k", upload, 1, 0, streamed(data))).crc32c == crc32c(data)
+        proxy.add(Rule(Flip(), "mid_request", at=777, path="partNumber=2"))
+        with pytest.raises(IntegrityMismatch):
+            await store.put_part(bucket, "k", upload, 2, 0, streamed(data))
+        assert [part.number for part in await store.list_parts(bucket, "k", upload)] == [1]
         await store.abort_upload(bucket, "k", upload)
 
 
