@@ -79,7 +79,7 @@ class WriteProbe:
                 _pinned_read(self._wire, self._bucket, base),
                 self._copies(base),
                 self._upload_checksum(),
-                self._tells_parts(base),
+                self._tells_parts(self._folder + "part"),  # SeaweedFS has uploads of one key wait a second for each other
             )
             capabilities = Capabilities(
                 conditional_writes=writes,
@@ -130,19 +130,19 @@ class WriteProbe:
         headers = trailer_headers({}, len(DATA), announce=self._aws)
         return await self._try("PUT", key, headers, framed_bytes(DATA, crc), payload=UNSIGNED_PAYLOAD_TRAILER)
 
-    async def _tells_parts(self, base: str) -> bool:
+    async def _tells_parts(self, key: str) -> bool:
         """True if the answer to a part that is sent without a checksum tells the right one. AWS's documentation says no."""
         if self._aws:
             return False
-        begun = await self._try("POST", base, FULL_OBJECT, None, {"uploads": ""})
+        begun = await self._try("POST", key, FULL_OBJECT, None, {"uploads": ""})
         if begun.failed:
             return False
         upload = {"uploadId": parse_result(begun.body, "InitiateMultipartUploadResult").get("UploadId", "")}
         try:
-            part = await self._try("PUT", base, ASKED, DATA, upload | {"partNumber": "1"})
+            part = await self._try("PUT", key, ASKED, DATA, upload | {"partNumber": "1"})
             return not part.failed and decode_crc(part.headers.get(CRC32C, "-")) == crc32c(DATA)
         finally:
-            await self._abort(base, upload)
+            await self._abort(key, upload)
 
     async def _copies(self, base: str) -> bool:
         source = {"x-amz-copy-source": f"/{self._bucket}/{encode_key(base)}"}
