@@ -7,6 +7,8 @@ that a change finds a core for each of its steps, and no queue before it.
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -23,8 +25,9 @@ SMALL_AT_ONCE = 384
 begins beside changes counts as any other object."""
 LINGER_S = 60.0
 """How long after the last change the next one is expected. Each first one meets a machine without a free core."""
-FREE = 0.4
-"""The part of the cores that is to stay free. With less, what waits for a core soon waits for several others."""
+FREE = 0.7
+"""How many cores are to stay free, per square root of their number: half of two, a quarter of eight. What comes then finds a core
+equally often, however many there are (square-root staffing)."""
 SCARCE = 0.1
 """With less than this free, what comes is about to queue."""
 LATE_S = 0.003
@@ -46,12 +49,14 @@ class Turns:
         *,
         linger_s: float = LINGER_S,
         measure: Callable[[], Awaitable[Load]] = measure_load,
+        cores: int | None = None,
     ) -> None:
         self._any, self._small = asyncio.Semaphore(most), asyncio.Semaphore(small)
         self.pace = Pace(on_wait=lambda: pulse().touch())
         """That of objects that begin, and of the steps of small ones."""
         self._linger_s = linger_s
         self._measure = measure
+        self._free = free_share(cores or os.cpu_count() or 1)
         self._per_s: float | None = None
         self._following = 0
         self._followed_at = 0.0
@@ -86,7 +91,7 @@ class Turns:
         try:
             while self._following or time.monotonic() < self._followed_at + self._linger_s:
                 self._set(per_s)
-                per_s = next_rate(per_s, await self._measure())
+                per_s = next_rate(per_s, await self._measure(), self._free)
         finally:
             self._set(None)
             self._governing = None
@@ -96,8 +101,13 @@ class Turns:
         self.pace.set_rate(per_s)
 
 
-def next_rate(per_s: float, load: Load) -> float:
-    """Towards the rate that leaves `FREE` of the cores: down in bigger steps than up, and by half where it is high time."""
+def free_share(cores: int) -> float:
+    """The part of all cores that is to stay free, from 0 to 1/2."""
+    return min(0.5, FREE / math.sqrt(cores))
+
+
+def next_rate(per_s: float, load: Load, free: float) -> float:
+    """Towards the rate that leaves `free` of the cores: down in bigger steps than up, and by half where it is high time."""
     scarce = load.idle < SCARCE or load.late_s > LATE_S
-    change = SLOWER if scarce else min(FASTER, 1 + EAGERNESS * (load.idle / FREE - 1))
+    change = SLOWER if scarce else min(FASTER, 1 + EAGERNESS * (load.idle / free - 1))
     return min(MOST_PER_S, max(LEAST_PER_S, per_s * change))

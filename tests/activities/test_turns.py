@@ -10,7 +10,7 @@ import pytest
 from activities import load
 from activities.load import Load, measure_load
 from activities.tide import STEP
-from activities.turns import FIRST_PER_S, FREE, LATE_S, LEAST_PER_S, MOST_PER_S, SCARCE, Turns, next_rate
+from activities.turns import FIRST_PER_S, LATE_S, LEAST_PER_S, MOST_PER_S, SCARCE, Turns, free_share, next_rate
 from tests.poll import eventually
 
 TOO_LATE = Load(10 * LATE_S, 1.0)
@@ -96,16 +96,20 @@ async def test_the_pace_outlives_a_change_and_the_next_one_finds_it() -> None:
 
 def test_the_rate_falls_faster_than_it_rises_and_stays_within_bounds() -> None:
     for bad in TOO_LATE, Load(0.0, 0.0), Load(0.0, SCARCE):
-        assert 1 - next_rate(1000.0, bad) / 1000.0 > next_rate(1000.0, Load(0.0, 1.0)) / 1000.0 - 1 > 0
-    assert (next_rate(LEAST_PER_S, TOO_LATE), next_rate(MOST_PER_S, Load(0.0, 1.0))) == (LEAST_PER_S, MOST_PER_S)
+        assert 1 - next_rate(1000.0, bad, 0.4) / 1000.0 > next_rate(1000.0, Load(0.0, 1.0), 0.4) / 1000.0 - 1 > 0
+    assert (next_rate(LEAST_PER_S, TOO_LATE, 0.4), next_rate(MOST_PER_S, Load(0.0, 1.0), 0.4)) == (LEAST_PER_S, MOST_PER_S)
 
 
 def test_the_rate_stays_where_it_leaves_the_cores_that_are_to_be_free() -> None:
     """Alone the changes leave 0.6 of the cores; 200 objects a second take all of that."""
     per_s = FIRST_PER_S
     for _ in range(100):
-        per_s = next_rate(per_s, Load(0.0, max(0.0, 0.6 - per_s * 0.003)))
-    assert round(per_s) == round((0.6 - FREE) / 0.003)
+        per_s = next_rate(per_s, Load(0.0, max(0.0, 0.6 - per_s * 0.003)), 0.4)
+    assert round(per_s) == round((0.6 - 0.4) / 0.003)
+
+
+def test_the_more_cores_there_are_the_smaller_a_part_of_them_stays_free() -> None:
+    assert [round(cores * free_share(cores), 1) for cores in (1, 2, 8, 32)] == [0.5, 1.0, 2.0, 4.0]
 
 
 async def test_a_loop_that_is_kept_busy_has_late_timers() -> None:
