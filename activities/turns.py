@@ -28,8 +28,8 @@ LINGER_S = 60.0
 FREE = 0.7
 """How many cores are to stay free, per square root of their number: half of two, a quarter of eight. What comes then finds a core
 equally often, however many there are (square-root staffing)."""
-SCARCE = 0.1
-"""With less than this free, what comes is about to queue."""
+SCARCE = 0.2
+"""With less than this much of what is to stay free, what comes is about to queue."""
 LATE_S = 0.003
 """How late timers may be on average; beside changes alone it is a third of that."""
 FIRST_PER_S, LEAST_PER_S, MOST_PER_S = 50.0, 10.0, 10_000.0
@@ -108,6 +108,6 @@ def free_share(cores: int) -> float:
 
 def next_rate(per_s: float, load: Load, free: float) -> float:
     """Towards the rate that leaves `free` of the cores: down in bigger steps than up, and by half where it is high time."""
-    scarce = load.idle < SCARCE or load.late_s > LATE_S
+    scarce = load.idle < SCARCE * free or load.late_s > LATE_S
     change = SLOWER if scarce else min(FASTER, 1 + EAGERNESS * (load.idle / free - 1))
     return min(MOST_PER_S, max(LEAST_PER_S, per_s * change))

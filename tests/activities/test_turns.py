@@ -95,7 +95,7 @@ async def test_the_pace_outlives_a_change_and_the_next_one_finds_it() -> None:
 
 
 def test_the_rate_falls_faster_than_it_rises_and_stays_within_bounds() -> None:
-    for bad in TOO_LATE, Load(0.0, 0.0), Load(0.0, SCARCE):
+    for bad in TOO_LATE, Load(0.0, 0.0), Load(0.0, 0.4 * SCARCE):
         assert 1 - next_rate(1000.0, bad, 0.4) / 1000.0 > next_rate(1000.0, Load(0.0, 1.0), 0.4) / 1000.0 - 1 > 0
     assert (next_rate(LEAST_PER_S, TOO_LATE, 0.4), next_rate(MOST_PER_S, Load(0.0, 1.0), 0.4)) == (LEAST_PER_S, MOST_PER_S)
 
@@ -110,6 +110,11 @@ def test_the_rate_stays_where_it_leaves_the_cores_that_are_to_be_free() -> None:
 
 def test_the_more_cores_there_are_the_smaller_a_part_of_them_stays_free() -> None:
     assert [round(cores * free_share(cores), 1) for cores in (1, 2, 8, 32)] == [0.5, 1.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize("cores", [1, 2, 8, 32, 128])
+def test_cores_that_are_free_as_wanted_are_never_scarce(cores: int) -> None:
+    assert round(next_rate(1000.0, Load(0.0, free_share(cores)), free_share(cores))) == 1000
 
 
 async def test_a_loop_that_is_kept_busy_has_late_timers() -> None:
