@@ -15,11 +15,11 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from urllib.parse import quote
 
 from google.api_core.exceptions import Forbidden, GoogleAPICallError
@@ -27,13 +27,11 @@ from google.auth.credentials import AnonymousCredentials, Credentials
 from google.cloud import storage
 
 from replication.errors import (
-    BucketNotFound,
     IntegrityMismatch,
     NotSupported,
     ObjectError,
     ObjectNotFound,
     PreconditionFailed,
-    Refused,
     ServerFault,
     SourceChanged,
     UploadLost,
@@ -50,6 +48,7 @@ from stores.gcs_compose import Span, compose_rounds, intermediate_name, joined, 
 from stores.gcs_credentials import BearerTokens
 from stores.gcs_errors import gcs_error
 from stores.gcs_media import check_media, exactly
+from stores.gcs_objects import GcsObjects, in_parallel
 from stores.gcs_probe import presumed, probe_writes
 from stores.gcs_resources import (
     KEY_KEY,
@@ -63,7 +62,6 @@ from stores.gcs_resources import (
     same_attributes,
     stored_metadata,
     temporary_resource,
-    to_checksums,
     to_info,
     to_listed,
     to_patch,
@@ -78,15 +76,9 @@ from stores.http import HttpPlane
 GOOGLE = "https://storage.googleapis.com"
 GATHER_MAX = MIB
 """Up to here a body is sent from memory: its CRC32C is known first, and no temporary object is needed."""
-BUCKET_SEEN_S = 5.0
-"""How long a bucket that answered is taken to be there, when a 404 has to be told apart."""
 BUCKET_TIMEOUT_S = 10.0
-IN_FLIGHT = 16
-"""Compose and delete requests at a time for one upload."""
 SWEEPS = 8
 """Listings until an aborted upload must be empty; late parts remove themselves, so more than two are rare."""
-
-T = TypeVar("T")
 
 
 class GcsStore(Store):
@@ -115,9 +107,8 @@ class GcsStore(Store):
         self._tokens = None if anonymous else tokens or BearerTokens()
         self._plane = HttpPlane(connections=connections)
         self._api = GcsApi(self._base, self._plane, self._tokens, new_id)
+        self._objects = GcsObjects(self._api, clock)
         self._new_id = new_id
-        self._clock = clock
-        self._seen: dict[str, float] = {}
         self._probed: dict[str, Capabilities] = {}
 
     async def close(self) -> None:
@@ -126,7 +117,7 @@ class GcsStore(Store):
     # --- looking -----------------------------------------------------------------------------------------------------
 
     async def probe(self, bucket: str, *, writable: bool) -> Capabilities:
-        await self._look_at(bucket)
+        await self._objects.look_at(bucket)
         versioned, detail = await self._versioning(bucket)
         if not writable:
             return presumed(google=self._google, versioned=versioned, detail=f"{detail}; nothing was written")
@@ -136,7 +127,7 @@ class GcsStore(Store):
 
     async def head(self, bucket: str, key: str, *, tags: bool = True) -> ObjectInfo:
         check_name(key)
-        info = to_info(await self._get(bucket, key))
+        info = to_info(await self._objects.get(bucket, key))
         if info.key != key:
             raise ServerFault(f"asked for {key!r}, the answer is about {info.key!r}")
         return info
@@ -145,7 +136,7 @@ class GcsStore(Store):
         self, bucket: str, prefix: str = "", *, start_after: str = "", page_size: int = 1000
     ) -> AsyncIterator[Sequence[ListedObject]]:
         last = start_after
-        async for resources in self._pages(bucket, prefix, start=start_after, page_size=page_size):
+        async for resources in self._objects.pages(bucket, prefix, start=start_after, page_size=page_size):
             page: list[ListedObject] = []
             for entry in map(to_listed, resources):
                 if entry.key == start_after:
@@ -169,7 +160,7 @@ class GcsStore(Store):
             try:
                 response = await stack.enter_async_context(self._api.media(bucket, key, generation=pin.id, span=span))
             except ObjectNotFound as error:
-                await self._require_bucket(bucket)
+                await self._objects.require_bucket(bucket)
                 raise SourceChanged(f"generation {pin.id} of {key!r} is gone") from error
             check_media(response.status, response.headers, pin, offset, length)
             yield exactly(response.content.iter_any(), length)
@@ -204,12 +195,12 @@ class GcsStore(Store):
         check_name(key)
         await self._check_fence(bucket, key, condition)
         source = (source_bucket, source_key, pin.id)
-        resource = await self._rewrite(source, bucket, key, to_resource(attributes), _generation(condition), progress)
+        resource = await self._objects.rewrite(source, bucket, key, to_resource(attributes), _generation(condition), progress)
         return await self._with_attributes(bucket, resource, attributes)
 
     async def update_attributes(self, bucket: str, key: str, version: Version, attributes: Attributes) -> ObjectInfo:
         check_name(key)
-        current = await self._find(bucket, key)
+        current = await self._objects.find(bucket, key)
         if current is None or current.version.id != version.id or version.revision not in ("", current.version.revision):
             raise PreconditionFailed(f"{key!r} is no longer generation {version.id}, metageneration {version.revision}")
         if attributes.storage_class not in ("", current.attributes.storage_class):
@@ -221,7 +212,7 @@ class GcsStore(Store):
         except ObjectNotFound as error:
             raise PreconditionFailed(f"{key!r} was deleted meanwhile") from error
         if "metageneration" not in resource:
-            resource = await self._get(bucket, key, generation=version.id)
+            resource = await self._objects.get(bucket, key, generation=version.id)
         info = await self._with_attributes(bucket, resource, attributes)
         if not same_attributes(info.attributes, attributes):
             raise NotSupported("the endpoint does not replace attributes")
@@ -230,7 +221,7 @@ class GcsStore(Store):
     async def delete(self, bucket: str, key: str, version: Version) -> None:
         check_name(key)
         if not self._capabilities(bucket).conditional_deletes:
-            current = await self._find(bucket, key)
+            current = await self._objects.find(bucket, key)
             if current is None:
                 return
             if current.version.id != version.id:
@@ -238,9 +229,9 @@ class GcsStore(Store):
         try:
             await self._api.delete(bucket, key, if_generation=version.id)
         except ObjectNotFound:
-            await self._require_bucket(bucket)
+            await self._objects.require_bucket(bucket)
         except PreconditionFailed:
-            if await self._find(bucket, key) is not None:
+            if await self._objects.find(bucket, key) is not None:
                 raise
 
     # --- uploads of parts --------------------------------------------------------------------------------------------
@@ -248,7 +239,7 @@ class GcsStore(Store):
     async def begin_upload(self, bucket: str, key: str, attributes: Attributes) -> str:
         check_name(key)
         upload_id = self._new_id()
-        await self._stored(bucket, temporary_resource(marker_name(upload_id), key, crc32c_of(b"")), b"", 0, "0")
+        await self._objects.insert(bucket, temporary_resource(marker_name(upload_id), key, crc32c_of(b"")), b"", 0, "0")
         return upload_id
 
     async def put_part(self, bucket: str, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
@@ -271,8 +262,8 @@ class GcsStore(Store):
         """`NotSupported` but for a whole object: GCS copies no ranges."""
         if offset or length != pin.size_bytes:
             raise NotSupported("GCS cannot copy a range of an object into a part")
-        name = part_name(upload_id, number)
-        piece = to_piece(await self._rewrite((source_bucket, source_key, pin.id), bucket, name, temporary_resource(name, key), None))
+        name, source = part_name(upload_id, number), (source_bucket, source_key, pin.id)
+        piece = to_piece(await self._objects.rewrite(source, bucket, name, temporary_resource(name, key), None))
         await self._keep_if_open(bucket, key, upload_id, piece)
         return _part(number, piece)
 
@@ -308,17 +299,17 @@ class GcsStore(Store):
         return info
 
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
-        await self._remove(bucket, [marker_name(upload_id)])  # first: a part that arrives from now on removes itself
+        await self._objects.remove(bucket, [marker_name(upload_id)])  # first: a part that arrives from now on removes itself
         for _ in range(SWEEPS):
-            names = [str(resource["name"]) async for page in self._pages(bucket, upload_prefix(upload_id)) for resource in page]
+            names = [str(resource["name"]) async for page in self._objects.pages(bucket, upload_prefix(upload_id)) for resource in page]
             if not names:
                 return
-            await self._remove(bucket, names)
+            await self._objects.remove(bucket, names)
         raise ServerFault(f"upload {upload_id} still has objects after {SWEEPS} sweeps")
 
     async def list_uploads(self, bucket: str, prefix: str = "") -> AsyncIterator[OpenUpload]:
         open_upload: OpenUpload | None = None
-        async for page in self._pages(bucket, PARTS_PREFIX, metadata=True):
+        async for page in self._objects.pages(bucket, PARTS_PREFIX, metadata=True):
             for found in filter(None, map(upload_of, page)):
                 if open_upload is not None and found.upload_id == open_upload.upload_id:
                     open_upload = replace(open_upload, started=min(open_upload.started, found.started))
@@ -330,19 +321,6 @@ class GcsStore(Store):
             yield open_upload
 
     # --- the bucket and its conditions -------------------------------------------------------------------------------
-
-    async def _look_at(self, bucket: str) -> None:
-        """Lists the bucket, which needs no more than the right that every route needs. `BucketNotFound`, or seen now."""
-        try:
-            await self._api.list_page(bucket, RESERVED_PREFIX, page_size=1)
-        except ObjectNotFound as error:
-            raise BucketNotFound(f"there is no bucket {bucket!r}") from error
-        self._seen[bucket] = self._clock()
-
-    async def _require_bucket(self, bucket: str) -> None:
-        seen = self._seen.get(bucket)
-        if seen is None or self._clock() - seen > BUCKET_SEEN_S:
-            await self._look_at(bucket)
 
     async def _versioning(self, bucket: str) -> tuple[bool, str]:
         """Whether the bucket keeps old generations, and a remark. The right to read a bucket's settings is not required."""
@@ -368,89 +346,19 @@ class GcsStore(Store):
         """Looks whether `condition` holds, on an endpoint that does not enforce it on compose and rewrite."""
         if condition.kind == "any" or self._capabilities(bucket).conditional_completes:
             return
-        current = await self._find(bucket, key)
+        current = await self._objects.find(bucket, key)
         if (current.version.id if current else "0") != _generation(condition):
             raise PreconditionFailed(f"{key!r} is not what the condition names")
 
-    # --- requests with meaning ---------------------------------------------------------------------------------------
-
-    async def _get(self, bucket: str, key: str, *, generation: str | None = None) -> Resource:
-        try:
-            return await self._api.get(bucket, key, generation=generation)
-        except ObjectNotFound:
-            await self._require_bucket(bucket)
-            raise
-
-    async def _find(self, bucket: str, key: str) -> ObjectInfo | None:
-        try:
-            return to_info(await self._get(bucket, key))
-        except ObjectNotFound:
-            return None
-
-    async def _pages(
-        self, bucket: str, prefix: str, *, start: str = "", page_size: int = 1000, metadata: bool = False
-    ) -> AsyncIterator[list[Resource]]:
-        token: str | None = None
-        while True:
-            try:
-                page, token = await self._api.list_page(bucket, prefix, start=start, token=token, page_size=page_size, metadata=metadata)
-            except ObjectNotFound as error:
-                raise BucketNotFound(f"there is no bucket {bucket!r}") from error
-            yield page
-            if token is None:
-                return
-
-    async def _stored(self, bucket: str, resource: Resource, data: Data, size_bytes: int, if_generation: str | None) -> Resource:
-        """Inserts an object. A value in the resource that the store calls invalid may be the CRC32C: tried again."""
-        try:
-            return await self._api.insert(bucket, resource, data, size_bytes, if_generation=if_generation)
-        except ObjectNotFound as error:
-            raise BucketNotFound(f"there is no bucket {bucket!r}") from error
-        except Refused as error:
-            if type(error) is Refused and "crc32c" in resource:
-                raise IntegrityMismatch(f"refused, maybe for its checksum: {error}") from error
-            raise
+    # --- objects and their attributes --------------------------------------------------------------------------------
 
     async def _insert(
         self, bucket: str, key: str, data: Data, size_bytes: int, attributes: Attributes, crc32c: int, condition: Condition
     ) -> ObjectInfo:
         resource = {"name": key, "crc32c": encode_crc(crc32c)} | to_resource(attributes)
-        stored = await self._stored(bucket, resource, data, size_bytes, _generation(condition))
-        await self._verify(bucket, key, stored, size_bytes, crc32c)
+        stored = await self._objects.insert(bucket, resource, data, size_bytes, _generation(condition))
+        await self._objects.verify(bucket, key, stored, size_bytes, crc32c)
         return to_info(stored)
-
-    async def _verify(self, bucket: str, name: str, stored: Resource, size_bytes: int, crc32c: int) -> None:
-        """Removes what was just stored, and raises `IntegrityMismatch`, if it is not what was sent."""
-        version, found = to_version(stored), to_checksums(stored).crc32c
-        if (version.size_bytes, found) == (size_bytes, crc32c):
-            return
-        with suppress(ObjectError):
-            await self._api.delete(bucket, name, generation=version.id, if_generation=version.id)
-        raise IntegrityMismatch(f"{name!r} was stored as {version.size_bytes} bytes, CRC32C {found}; sent were {size_bytes}, {crc32c}")
-
-    async def _rewrite(
-        self,
-        source: tuple[str, str, str],
-        bucket: str,
-        name: str,
-        resource: Resource,
-        if_generation: str | None,
-        progress: Callable[[int], None] | None = None,
-    ) -> Resource:
-        """Repeats the rewrite until it is done; GCS gives up a call after some 30 s and goes on with the next."""
-        token: str | None = None
-        while True:
-            try:
-                answer = await self._api.rewrite(source, bucket, name, resource, if_generation=if_generation, token=token)
-            except ObjectNotFound as error:
-                await self._look_at(source[0])
-                await self._look_at(bucket)
-                raise SourceChanged(f"generation {source[2]} of {source[1]!r} is gone") from error
-            if progress is not None:
-                progress(int(answer.get("totalBytesRewritten", 0)))
-            if answer.get("done"):
-                return dict(answer["resource"])
-            token = str(answer["rewriteToken"])
 
     async def _with_attributes(self, bucket: str, resource: Resource, wanted: Attributes) -> ObjectInfo:
         """The object with exactly the attributes that are wanted: one that got others besides is composed into a new
@@ -461,12 +369,12 @@ class GcsStore(Store):
         spare = f"{upload_prefix(self._new_id())}whole"
         try:
             made = to_version(await self._api.compose(bucket, spare, [to_piece(resource)], exact, if_generation="0"))
-            return to_info(await self._rewrite((bucket, spare, made.id), bucket, info.key, exact, info.version.id))
+            return to_info(await self._objects.rewrite((bucket, spare, made.id), bucket, info.key, exact, info.version.id))
         except ObjectNotFound as error:
             raise PreconditionFailed(f"{info.key!r} was replaced meanwhile") from error
         finally:
             with suppress(ObjectError):
-                await self._remove(bucket, [spare])
+                await self._objects.remove(bucket, [spare])
 
     # --- temporary objects -------------------------------------------------------------------------------------------
 
@@ -478,17 +386,19 @@ class GcsStore(Store):
             return await self._publish(bucket, key, upload_id, [piece], attributes, condition)
         finally:
             with suppress(ObjectError):
-                await self._remove(bucket, [name])
+                await self._objects.remove(bucket, [name])
 
     async def _stage(self, bucket: str, name: str, key: str, body: Body) -> Piece:
         """Stores a body as a temporary object, verified."""
-        stored = await self._stored(bucket, temporary_resource(name, key, body.known_crc32c), aiter(body), body.size_bytes, None)
-        await self._verify(bucket, name, stored, body.size_bytes, body.digest.crc32c if body.known_crc32c is None else body.known_crc32c)
+        stored = await self._objects.insert(bucket, temporary_resource(name, key, body.known_crc32c), aiter(body), body.size_bytes, None)
+        await self._objects.verify(
+            bucket, name, stored, body.size_bytes, body.digest.crc32c if body.known_crc32c is None else body.known_crc32c
+        )
         return to_piece(stored)
 
     async def _keep_if_open(self, bucket: str, key: str, upload_id: str, piece: Piece) -> None:
         """Checked after the part has arrived: one that an abort did not see removes itself."""
-        marker = await self._find(bucket, marker_name(upload_id))
+        marker = await self._objects.find(bucket, marker_name(upload_id))
         if marker is None or marker.attributes.metadata.get(KEY_KEY) != quote(key):
             with suppress(ObjectError):
                 await self._api.delete(bucket, piece.name, generation=piece.generation)
@@ -496,7 +406,7 @@ class GcsStore(Store):
 
     async def _temporaries(self, bucket: str, upload_id: str) -> dict[str, Piece]:
         """Everything stored for an open upload but its marker, by name."""
-        pages = self._pages(bucket, upload_prefix(upload_id))
+        pages = self._objects.pages(bucket, upload_prefix(upload_id))
         stored = {str(resource["name"]): to_piece(resource) async for page in pages for resource in page}
         if stored.pop(marker_name(upload_id), None) is None:
             raise UploadLost(f"there is no upload {upload_id!r}")
@@ -513,17 +423,17 @@ class GcsStore(Store):
             there = stored.get(name)
             return there if there and same_content(there, expected) else await self._compose(bucket, key, name, pieces[first:last])
 
-        return await _in_parallel(partial(one, index, *span) for index, span in enumerate(spans))
+        return await in_parallel(partial(one, index, *span) for index, span in enumerate(spans))
 
     async def _compose(self, bucket: str, key: str, name: str, pieces: Sequence[Piece]) -> Piece:
         """A temporary composite, verified."""
         try:
             stored = await self._api.compose(bucket, name, pieces, temporary_resource(name, key), if_generation=None)
         except ObjectNotFound as error:
-            await self._require_bucket(bucket)
+            await self._objects.require_bucket(bucket)
             raise UploadLost(f"a source of {name!r} is gone") from error
         expected = joined(name, pieces)
-        await self._verify(bucket, name, stored, expected.size_bytes, expected.crc32c)
+        await self._objects.verify(bucket, name, stored, expected.size_bytes, expected.crc32c)
         return replace(expected, generation=to_version(stored).id)
 
     async def _publish(
@@ -534,28 +444,17 @@ class GcsStore(Store):
         if attributes.storage_class not in ("", expected.storage_class):
             whole = await self._compose(bucket, key, f"{upload_prefix(upload_id)}whole", pieces)
             await self._check_fence(bucket, key, condition)
-            stored = await self._rewrite((bucket, whole.name, whole.generation), bucket, key, resource, _generation(condition))
-            await self._remove(bucket, [whole.name])
+            stored = await self._objects.rewrite((bucket, whole.name, whole.generation), bucket, key, resource, _generation(condition))
+            await self._objects.remove(bucket, [whole.name])
         else:
             await self._check_fence(bucket, key, condition)
             try:
                 stored = await self._api.compose(bucket, key, pieces, resource, if_generation=_generation(condition))
             except ObjectNotFound as error:
-                await self._require_bucket(bucket)
+                await self._objects.require_bucket(bucket)
                 raise UploadLost(f"a part of {key!r} is gone") from error
-        await self._verify(bucket, key, stored, expected.size_bytes, expected.crc32c)
+        await self._objects.verify(bucket, key, stored, expected.size_bytes, expected.crc32c)
         return await self._with_attributes(bucket, stored, attributes)
-
-    async def _remove(self, bucket: str, names: Iterable[str]) -> None:
-        """Removes temporary objects; one that is gone already is no error, a missing bucket is."""
-
-        async def one(name: str) -> None:
-            try:
-                await self._api.delete(bucket, name)
-            except ObjectNotFound:
-                await self._require_bucket(bucket)
-
-        await _in_parallel(partial(one, name) for name in names)
 
 
 # --- small pure helpers ------------------------------------------------------------------------------------------------
@@ -570,19 +469,3 @@ def _generation(condition: Condition) -> str | None:
 
 def _part(number: int, piece: Piece) -> Part:
     return Part(number, piece.size_bytes, piece.generation, piece.crc32c)
-
-
-async def _in_parallel(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
-    """The results in order, at most `IN_FLIGHT` at a time; the first failure cancels the rest and is raised."""
-    gate = asyncio.Semaphore(IN_FLIGHT)
-
-    async def one(call: Callable[[], Awaitable[T]]) -> T:
-        async with gate:
-            return await call()
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(call)) for call in calls]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from failures
-    return [task.result() for task in tasks]
