@@ -131,7 +131,8 @@ class Store(ABC):
     @abstractmethod
     async def put_part(self, bucket: str, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
         """Stores part `number` (1-based), whose bytes stand at `offset` of the object. Sending a part again replaces
-        it. `UploadLost` if the store does not know the upload."""
+        it. `UploadLost` if the store does not know the upload; `IntegrityMismatch` if other bytes arrived than were sent:
+        then they stand in the upload, unless wrong parts are refused there (`Capabilities`)."""
 
     @abstractmethod
     async def copy_part(
