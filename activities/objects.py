@@ -249,9 +249,9 @@ class ObjectActivities:
         store, bucket, key = destination.store, destination.bucket, destination.key
         parts = await store.list_parts(bucket, key, plan.upload_id)
         _check_parts(parts, plan)
-        info = await store.complete_upload(bucket, key, plan.upload_id, parts, plan.attributes, plan.condition, crc32c=ours.crc32c)
         enforced = capabilities.part_checksum != "none" and not plan.server_side
         try:
+            info = await store.complete_upload(bucket, key, plan.upload_id, parts, plan.attributes, plan.condition, crc32c=ours.crc32c)
             proved = await prove_stored(destination, info, ours, enforced=enforced)
         except IntegrityMismatch as error:
             raise UploadCorrupt(str(error)) from error

@@ -31,9 +31,8 @@ from replication.limits import S3_LIMITS, Capabilities
 from replication.models import Attributes, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
 from stores.base import Store
 from stores.body import Body
-from stores.checksum import decode_crc, encode_crc
+from stores.checksum import decode_crc
 from stores.s3headers import (
-    CRC32C,
     FULL_OBJECT,
     attribute_headers,
     checksums,
@@ -43,6 +42,7 @@ from stores.s3headers import (
     replace_headers,
     source_headers,
     version_id,
+    whole_headers,
 )
 from stores.s3list import S3Listing
 from stores.s3probe import WriteProbe, honours_read_pins, key_refusal, presumed, unkept_key
@@ -435,7 +435,7 @@ class S3Store(Store):
         size = sum(part.size_bytes for part in parts)
         whole: dict[str, str] = {}
         if crc32c is not None and self._full_object:
-            whole = {CRC32C: encode_crc(crc32c), "x-amz-checksum-type": "FULL_OBJECT", "x-amz-mp-object-size": str(size)}
+            whole = whole_headers(crc32c, size)
         answer = await self._complete(bucket, key, upload_id, parts, condition, whole)
         if whole and _unknown_request(answer):
             answer = await self._complete(bucket, key, upload_id, parts, condition, {})

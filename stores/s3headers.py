@@ -13,7 +13,7 @@ from urllib.parse import quote
 from replication.errors import MetadataUnrepresentable, ServerFault
 from replication.fidelity import decode_header_value, encode_header_value, stored_encoding
 from replication.models import Attributes, Checksums, Condition, ObjectInfo, Version
-from stores.checksum import decode_crc
+from stores.checksum import decode_crc, encode_crc
 from stores.s3xml import unquote_etag
 from stores.signing import encode_key
 
@@ -37,6 +37,11 @@ _PLAIN = re.compile(r"(?:[!-~](?:[ -~\t]*[!-~])?)?")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+
+
+def whole_headers(crc32c: int, size_bytes: int) -> dict[str, str]:
+    """Of a completion that the store is to refuse unless all parts together have this CRC32C."""
+    return {CRC32C: encode_crc(crc32c), "x-amz-checksum-type": "FULL_OBJECT", "x-amz-mp-object-size": str(size_bytes)}
 
 
 # --- into a request --------------------------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ from replication.errors import KeyCollision, KeyUnrepresentable, ObjectError, Se
 from replication.limits import Capabilities
 from replication.models import Part
 from stores.checksum import crc32c, decode_crc, encode_crc
-from stores.s3headers import ASKED, CRC32C, FULL_OBJECT
+from stores.s3headers import ASKED, CRC32C, FULL_OBJECT, whole_headers
 from stores.s3list import S3Listing
 from stores.s3wire import Answer, S3Wire, framed_bytes, trailer_headers
-from stores.s3xml import complete_document, parse_result, unquote_etag
+from stores.s3xml import complete_document, is_error, parse_result, unquote_etag
 from stores.signing import UNSIGNED_PAYLOAD_TRAILER, encode_key
 
 DATA = b"drayage probe"
@@ -131,7 +131,8 @@ class WriteProbe:
         return await self._try("PUT", key, headers, framed_bytes(DATA, crc), payload=UNSIGNED_PAYLOAD_TRAILER)
 
     async def _tells_parts(self, key: str) -> bool:
-        """True if the answer to a part that is sent without a checksum tells the right one. AWS's documentation says no."""
+        """True if the answer to a part that is sent without a checksum tells the right one, and no upload is completed that is
+        not what its parts were to be together. AWS's documentation says no to the first."""
         if self._aws:
             return False
         begun = await self._try("POST", key, FULL_OBJECT, None, {"uploads": ""})
@@ -140,7 +141,14 @@ class WriteProbe:
         upload = {"uploadId": parse_result(begun.body, "InitiateMultipartUploadResult").get("UploadId", "")}
         try:
             part = await self._try("PUT", key, ASKED, DATA, upload | {"partNumber": "1"})
-            return not part.failed and decode_crc(part.headers.get(CRC32C, "-")) == crc32c(DATA)
+            if part.failed or decode_crc(part.headers.get(CRC32C, "-")) != crc32c(DATA):
+                return False
+            document = complete_document([Part(1, len(DATA), unquote_etag(part.headers.get("ETag", "")), crc32c(DATA))], checksums=True)
+            completed = await self._try("POST", key, whole_headers(crc32c(DATA) ^ 1, len(DATA)), document, upload)
+            refused = completed.failed or is_error(completed.body)
+            if not refused:
+                self._made.add((key, completed.headers.get("x-amz-version-id", "")))
+            return refused
         finally:
             await self._abort(key, upload)
 

@@ -7,6 +7,7 @@ asked to: taking a trailer apart costs a SeaweedFS a tenth more CPU, and no part
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -26,6 +27,8 @@ MAX_GATHERED = 64 * MIB
 """The most that is gathered for an endpoint that verifies headers only; a larger body of unknown checksum is refused."""
 GATHERED_AT_ONCE = 128 * MIB
 """What gathered bodies take of memory at once, whatever the number of streams."""
+REPLACED_S = 1.1
+"""Parts are listed with the second of their arrival: what is sent again after a wrong part is to be the newest (SeaweedFS lists both)."""
 
 
 class S3Sending:
@@ -56,6 +59,7 @@ class S3Sending:
             self._found[bucket] = replace(self._found[bucket], part_checksum=self._checksum(bucket))
             raise ServerFault("the endpoint did not tell the checksum of a part, which it did when it was probed")
         if told not in (None, ours):
+            await asyncio.sleep(REPLACED_S)
             raise IntegrityMismatch("the endpoint took other bytes for a part than were sent")
         verified = told is not None or body.known_crc32c is not None or mode in ("header", "trailer")
         return answer, ours if verified else None

@@ -7,13 +7,14 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 
 from activities._progress import PartRecord, Pulse, PulseDetails
-from replication.errors import ServerFault, StoreTimeout
+from replication.errors import IntegrityMismatch, ServerFault, StoreTimeout
 from replication.limits import Capabilities
 from replication.models import Checksums, ObjectInfo, Part, PartRunResult
 from stores.body import Body
@@ -104,6 +105,30 @@ async def test_a_part_that_a_store_took_wrong_is_sent_again_though_the_store_lis
     info = await destination.head("dst", "k")
     async with destination.read("dst", "k", pin=info.version, offset=0, length=info.size_bytes) as chunks:
         assert b"".join([chunk async for chunk in chunks]) == data
+
+
+class Refusing(Faulty):
+    """Refuses the first upload as a whole, as a store does that was given wrong parts."""
+
+    refused = 0
+
+    async def complete_upload(self, *args: Any, **kwargs: Any) -> ObjectInfo:
+        if not self.refused:
+            self.refused += 1
+            raise IntegrityMismatch("BadDigest")
+        return await super().complete_upload(*args, **kwargs)
+
+
+async def test_an_upload_that_the_store_refuses_as_a_whole_is_begun_anew(temporal_client: Client) -> None:
+    source, destination = Faulty("a", "src"), Refusing("b", "dst")
+    data = os.urandom(2 * MIB)
+    await seed(source, data)
+    lab = make_lab(temporal_client, source, destination, parts={"part_size": "1MiB", "one_shot_max": "1MiB"})
+    async with lab.worker():
+        result = await lab.replicate("k")
+
+    assert (destination.refused, result.outcome, result.verification) == (1, "copied", "end-to-end")
+    assert [upload async for upload in destination.list_uploads("dst")] == []
 
 
 async def part_runs(handle: Handle) -> AsyncIterator[PartRunResult]:
