@@ -365,7 +365,7 @@ class S3Store(Store):
         headers = attribute_headers(attributes)
         answer = await self._wire.send("POST", bucket, key, {"uploads": ""}, headers | (FULL_OBJECT if self._full_object else {}))
         if self._full_object and _unknown_request(answer):
-            self._full_object = False
+            self._full_object = self._sending.whole_verified = False
             answer = await self._wire.send("POST", bucket, key, {"uploads": ""}, headers)
         if answer.failed:
             raise self._error(answer, key)
@@ -437,7 +437,7 @@ class S3Store(Store):
         if crc32c is not None and self._full_object:
             whole = whole_headers(crc32c, size)
         answer = await self._complete(bucket, key, upload_id, parts, condition, whole)
-        if whole and _unknown_request(answer):
+        if whole and _unknown_request(answer) and not self._sending.relies_on_whole(bucket):
             answer = await self._complete(bucket, key, upload_id, parts, condition, {})
         if answer.failed or is_error(answer.body):
             raise await self._fence_of_write(bucket, key, condition, self._write_error(answer, key))

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
-from replication.errors import KeyCollision, KeyUnrepresentable, ObjectError, ServerFault, StoreTimeout
+from replication.errors import IntegrityMismatch, KeyCollision, KeyUnrepresentable, ObjectError, ServerFault, StoreTimeout
 from replication.limits import Capabilities
 from replication.models import Part
 from stores.checksum import crc32c, decode_crc, encode_crc
@@ -145,10 +145,9 @@ class WriteProbe:
                 return False
             document = complete_document([Part(1, len(DATA), unquote_etag(part.headers.get("ETag", "")), crc32c(DATA))], checksums=True)
             completed = await self._try("POST", key, whole_headers(crc32c(DATA) ^ 1, len(DATA)), document, upload)
-            refused = completed.failed or is_error(completed.body)
-            if not refused:
+            if not completed.failed and not is_error(completed.body):
                 self._made.add((key, completed.headers.get("x-amz-version-id", "")))
-            return refused
+            return completed.failed and isinstance(completed.error(), IntegrityMismatch)
         finally:
             await self._abort(key, upload)
 

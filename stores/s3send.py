@@ -39,10 +39,16 @@ class S3Sending:
         self._aws = aws
         self._gathering = ByteBudget(GATHERED_AT_ONCE)
         self._found: dict[str, Capabilities] = {}
+        self.whole_verified = True
+        """Uploads are begun with a checksum of the whole; without, each part has to be verified on arrival."""
 
     def learn(self, bucket: str, found: Capabilities) -> None:
         """What a probe of the bucket found."""
         self._found[bucket] = found
+
+    def relies_on_whole(self, bucket: str) -> bool:
+        """True if only the checksum of the whole keeps wrong parts from being published."""
+        return self._part_checksum(bucket) == "response"
 
     async def put(self, bucket: str, key: str, headers: dict[str, str], body: Body) -> Answer:
         """A whole object."""
@@ -96,7 +102,7 @@ class S3Sending:
 
     def _part_checksum(self, bucket: str) -> UploadChecksum:
         found = self._found.get(bucket)
-        return found.part_checksum if found else self._checksum(bucket)
+        return found.part_checksum if found and self.whole_verified else self._checksum(bucket)
 
 
 async def _gathered(body: Body) -> bytes:
