@@ -47,6 +47,14 @@ class BenchLab:
             "PYTHONPATH": str(ROOT),
         }  # fmt: skip
 
+    def used_bucket(self, name: str) -> None:
+        """An empty bucket at the destination that has been written to: SeaweedFS makes the first volumes of a bucket while its
+        first write waits, once in the bucket's life, and whoever comes first would pay for it."""
+        self.destination.create_bucket(name)
+        client = s3_client(self.destination)
+        client.put_object(Bucket=name, Key=WARM_KEY, Body=b"w")
+        client.delete_object(Bucket=name, Key=WARM_KEY)
+
     def clear(self, destination_bucket: str) -> None:
         """Removes what a run wrote, so that the next one meets the same server, and what programs left in folders here."""
         self.destination.remove_bucket(destination_bucket)

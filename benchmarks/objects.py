@@ -63,7 +63,7 @@ async def _bulk(
                 runs.setdefault(name, []).append(await noop_usage(lab, keys))
                 continue
             destination = f"{bucket}-{name.split()[0]}-{number}"
-            lab.destination.create_bucket(destination)
+            lab.used_bucket(destination)
             ours = name == "drayage"
             usage = await _drayage(lab, bucket, destination, keys) if ours else PEERS[name].run(lab, bucket, destination)
             check_equal(lab, bucket, destination, len(keys))

@@ -61,14 +61,14 @@ async def passes(lab: BenchLab, *, rounds: int, cases: Sequence[Case] = CASES, m
 
 
 async def _copied(lab: BenchLab, case: Case, rounds: int) -> list[Row]:
-    """New buckets in each round, copied to, copied to again, and removed."""
+    """A bucket of its own for each program in each round, copied to, copied to again, and removed."""
     first: dict[str, list[Usage]] = {}
     again: dict[str, list[Usage]] = {}
     actions: list[float] = []
     for number in range(rounds):
         for name in turned(("drayage", *PEERS), number):
             destination = f"{case.bucket}-{name.split()[0]}-{number}"
-            lab.destination.create_bucket(destination)
+            lab.used_bucket(destination)
             settle()
             if name == "drayage":
                 usages, spent = await _ours(lab, case, destination)

@@ -7,6 +7,9 @@ from replication.errors import KeyInvalid
 MAX_KEY_BYTES = 1024
 RESERVED_PREFIX = ".drayage/"
 """Temporary parts and probe objects of every store stand under this prefix of their bucket."""
+PROBE_PREFIX = f"{RESERVED_PREFIX}probe/"
+PROBE_ENDS_S = 3600.0
+"""A probe lasts seconds: what stands under its prefix for longer was left by one that was killed."""
 RESERVED_NAME = ".drayage."
 """Path components of a file store that start so are temporary files or sidecars."""
 

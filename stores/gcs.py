@@ -36,7 +36,7 @@ from replication.errors import (
     SourceChanged,
     UploadLost,
 )
-from replication.keys import RESERVED_PREFIX, is_reserved
+from replication.keys import PROBE_PREFIX, is_reserved
 from replication.limits import GCS_LIMITS, MIB, Capabilities, Limits
 from replication.models import Attributes, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
 from stores.base import Store
@@ -49,7 +49,7 @@ from stores.gcs_credentials import BearerTokens
 from stores.gcs_errors import gcs_error
 from stores.gcs_media import check_media, exactly
 from stores.gcs_objects import GcsObjects, in_parallel
-from stores.gcs_probe import presumed, probe_writes
+from stores.gcs_probe import presumed, probe_writes, sweep_probes
 from stores.gcs_resources import (
     KEY_KEY,
     PARTS_PREFIX,
@@ -121,8 +121,9 @@ class GcsStore(Store):
         versioned, detail = await self._versioning(bucket)
         if not writable:
             return presumed(google=self._google, versioned=versioned, detail=f"{detail}; nothing was written")
-        name = f"{RESERVED_PREFIX}probe/{self._new_id()}"
+        name = f"{PROBE_PREFIX}{self._new_id()}"
         self._probed[bucket] = await probe_writes(self._api, bucket, name, versioned=versioned, detail=detail)
+        await sweep_probes(self._api, bucket)
         return self._probed[bucket]
 
     async def head(self, bucket: str, key: str, *, tags: bool = True) -> ObjectInfo:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 from replication.errors import ObjectError, ObjectNotFound, PreconditionFailed, Refused
+from replication.keys import PROBE_ENDS_S, PROBE_PREFIX
 from replication.limits import Capabilities
 from stores.checksum import crc32c, encode_crc
 from stores.gcs_api import GcsApi
-from stores.gcs_resources import Piece, to_piece
+from stores.gcs_resources import Piece, to_listed, to_piece
 
 DATA = b"drayage probe"
 NO_GENERATION = "1"
@@ -55,6 +57,16 @@ async def probe_writes(api: GcsApi, bucket: str, name: str, *, versioned: bool, 
         for leftover in (name, spare):
             with suppress(ObjectError):
                 await api.delete(bucket, leftover)
+
+
+async def sweep_probes(api: GcsApi, bucket: str) -> None:
+    """Removes what probes that were killed left behind. It is no finding of this probe when that is not allowed."""
+    before = datetime.now(UTC) - timedelta(seconds=PROBE_ENDS_S)
+    with suppress(ObjectError):
+        resources, _ = await api.list_page(bucket, PROBE_PREFIX)
+        for entry in map(to_listed, resources):
+            if entry.version.modified is not None and entry.version.modified < before:
+                await api.delete(bucket, entry.key, generation=entry.version.id)
 
 
 async def _refused(request: Awaitable[object], error: type[ObjectError]) -> bool:

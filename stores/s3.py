@@ -26,7 +26,7 @@ from replication.errors import (
     SourceChanged,
     UploadLost,
 )
-from replication.keys import RESERVED_PREFIX, check_key
+from replication.keys import PROBE_PREFIX, check_key
 from replication.limits import S3_LIMITS, Capabilities
 from replication.models import Attributes, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
 from stores.base import Store
@@ -45,7 +45,7 @@ from stores.s3headers import (
     whole_headers,
 )
 from stores.s3list import S3Listing
-from stores.s3probe import WriteProbe, honours_read_pins, key_refusal, presumed, unkept_key
+from stores.s3probe import WriteProbe, honours_read_pins, key_refusal, presumed, sweep_probes, unkept_key
 from stores.s3send import S3Sending
 from stores.s3tags import S3Tags
 from stores.s3wire import Address, Answer, DefaultChain, S3Wire, StaticCredentials, exactly, read_answer
@@ -54,7 +54,6 @@ from stores.s3xml import (
     is_error,
     parse_parts,
     parse_result,
-    parse_uploads,
     parse_versioning,
     restore_document,
     unquote_etag,
@@ -128,6 +127,7 @@ class S3Store(Store):
             found = presumed(aws=self._aws, versioned=versioned, detail=detail)
             return found if pins is None else replace(found, pinned_reads=pins)
         found, self._keeps_keys[bucket] = await self._write_probe(bucket).run(versioned=versioned)
+        await sweep_probes(self._wire, self._listing, bucket)
         self._capabilities[bucket] = found
         self._sending.learn(bucket, found)
         return found
@@ -138,7 +138,7 @@ class S3Store(Store):
         self._seen_at[bucket] = self._clock()
 
     def _write_probe(self, bucket: str) -> WriteProbe:
-        return WriteProbe(self._wire, self._listing, bucket, f"{RESERVED_PREFIX}probe/{uuid.uuid4().hex}/", aws=self._aws)
+        return WriteProbe(self._wire, self._listing, bucket, f"{PROBE_PREFIX}{uuid.uuid4().hex}/", aws=self._aws)
 
     async def _versioned(self, bucket: str) -> bool:
         """False also where the endpoint does not tell: a version then has no id, and nothing relies on one."""
@@ -477,20 +477,8 @@ class S3Store(Store):
         raise ServerFault("the upload is still listed after it was aborted")
 
     async def list_uploads(self, bucket: str, prefix: str = "") -> AsyncIterator[OpenUpload]:
-        markers = ("", "")
-        while True:
-            query = {"uploads": "", "encoding-type": "url", "max-uploads": "1000", "prefix": prefix}
-            if markers[0]:
-                query |= {"key-marker": markers[0], "upload-id-marker": markers[1]}
-            page = parse_uploads((await self._wire.call("GET", bucket, query=query)).body)
-            for upload in page.uploads:
-                if upload.key.startswith(prefix):
-                    yield upload
-            if not page.truncated:
-                return
-            if not page.uploads or markers == (page.key_marker, page.id_marker):
-                raise ServerFault("the listing of uploads is truncated but does not go on")
-            markers = (page.key_marker, page.id_marker)
+        async for upload in self._listing.uploads(bucket, prefix):
+            yield upload
 
     async def close(self) -> None:
         await self._wire.close()

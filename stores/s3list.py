@@ -14,9 +14,9 @@ from itertools import pairwise
 
 from replication.errors import ServerFault
 from replication.keys import is_reserved
-from replication.models import ListedObject
+from replication.models import ListedObject, OpenUpload
 from stores.s3wire import S3Wire
-from stores.s3xml import ListingPage, parse_listing
+from stores.s3xml import ListingPage, parse_listing, parse_uploads
 
 MAX_PAGE = 1000
 
@@ -84,6 +84,23 @@ class S3Listing:
         if answer.headers.get("Server", "").startswith("SeaweedFS"):
             self.by_folder = True
         return parse_listing(answer.body)
+
+    async def uploads(self, bucket: str, prefix: str) -> AsyncIterator[OpenUpload]:
+        """Unfinished uploads under `prefix`, all pages."""
+        markers = ("", "")
+        while True:
+            query = {"uploads": "", "encoding-type": "url", "max-uploads": "1000", "prefix": prefix}
+            if markers[0]:
+                query |= {"key-marker": markers[0], "upload-id-marker": markers[1]}
+            page = parse_uploads((await self._wire.call("GET", bucket, query=query)).body)
+            for upload in page.uploads:
+                if upload.key.startswith(prefix):
+                    yield upload
+            if not page.truncated:
+                return
+            if not page.uploads or markers == (page.key_marker, page.id_marker):
+                raise ServerFault("the listing of uploads is truncated but does not go on")
+            markers = (page.key_marker, page.id_marker)
 
     # --- endpoints that list by folder -------------------------------------------------------------------------------
 

@@ -6,14 +6,16 @@ import asyncio
 import re
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from replication.errors import IntegrityMismatch, KeyCollision, KeyUnrepresentable, ObjectError, ServerFault, StoreTimeout
+from replication.keys import PROBE_ENDS_S, PROBE_PREFIX
 from replication.limits import Capabilities
 from replication.models import Part
 from stores.checksum import crc32c, decode_crc, encode_crc
-from stores.s3headers import ASKED, CRC32C, FULL_OBJECT, whole_headers
-from stores.s3list import S3Listing
+from stores.s3headers import ASKED, CRC32C, FULL_OBJECT, version_id, whole_headers
+from stores.s3list import MAX_PAGE, S3Listing
 from stores.s3wire import Answer, S3Wire, framed_bytes, trailer_headers
 from stores.s3xml import complete_document, is_error, parse_result, unquote_etag
 from stores.signing import UNSIGNED_PAYLOAD_TRAILER, encode_key
@@ -54,6 +56,20 @@ async def honours_read_pins(wire: S3Wire, listing: S3Listing, bucket: str) -> bo
 
 async def _pinned_read(wire: S3Wire, bucket: str, key: str) -> Answer:
     return await wire.send("GET", bucket, key, headers={"if-match": NO_ETAG, "range": "bytes=0-0"})
+
+
+async def sweep_probes(wire: S3Wire, listing: S3Listing, bucket: str) -> None:
+    """Removes what probes that were killed left behind, by version where there are versions. It is no finding of this probe
+    when that is not allowed."""
+    before = datetime.now(UTC) - timedelta(seconds=PROBE_ENDS_S)
+    with suppress(ObjectError):
+        for entry in (await listing.page(bucket, PROBE_PREFIX, MAX_PAGE)).objects:
+            if entry.version.modified is not None and entry.version.modified < before:
+                shown = await wire.send("HEAD", bucket, entry.key)
+                await wire.send("DELETE", bucket, entry.key, {"versionId": found} if (found := version_id(shown.headers)) else None)
+        async for upload in listing.uploads(bucket, PROBE_PREFIX):
+            if upload.started < before:
+                await wire.send("DELETE", bucket, upload.key, {"uploadId": upload.upload_id})
 
 
 class WriteProbe:

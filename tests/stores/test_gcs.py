@@ -33,8 +33,10 @@ from replication.errors import (
     Throttled,
     UploadLost,
 )
+from replication.keys import PROBE_PREFIX
 from replication.limits import MIB
 from replication.models import ABSENT, ANY, Attributes, Condition, ObjectInfo, Part, Version
+from stores import gcs_probe
 from stores.body import Body
 from stores.checksum import crc32c, encode_crc
 from stores.gcs import GATHER_MAX, GcsStore
@@ -313,6 +315,16 @@ async def test_the_probe_tells_what_the_server_enforces(fake: Fake) -> None:
     seen = await fake.store.probe(fake.bucket, writable=True)
     assert (seen.conditional_writes, seen.conditional_completes, seen.conditional_deletes) == (True, False, False)
     assert (seen.pinned_reads, seen.server_side_copy, seen.upload_checksum, seen.versioned) == (True, True, "response", False)
+    assert await fake.everything() == {}
+
+
+async def test_the_probe_removes_what_a_killed_one_left(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = f"{PROBE_PREFIX}killed"
+    await fake.put(left, b"drayage probe", Attributes())
+    await fake.store.probe(fake.bucket, writable=True)
+    assert list(await fake.everything()) == [left], "it may be at work"
+    monkeypatch.setattr(gcs_probe, "PROBE_ENDS_S", -60.0)
+    await fake.store.probe(fake.bucket, writable=True)
     assert await fake.everything() == {}
 
 

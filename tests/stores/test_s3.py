@@ -6,7 +6,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import pytest
@@ -31,8 +31,10 @@ from replication.errors import (
     Throttled,
     UploadLost,
 )
+from replication.keys import PROBE_PREFIX
 from replication.limits import GIB, Capabilities
 from replication.models import ABSENT, ANY, Attributes, ObjectInfo, Version
+from stores import s3probe
 from stores.body import Body
 from stores.checksum import crc32c
 from stores.s3 import S3Store
@@ -155,6 +157,34 @@ async def test_a_probe_of_a_versioned_bucket_leaves_neither_versions_nor_markers
         assert "DeleteMarkers" not in left
 
 
+@pytest.mark.parametrize("versioned", [False, True])
+async def test_a_probe_removes_what_a_killed_one_left(
+    seaweed: SeaweedFS, bucket: str, moto_s3: MotoServer, moto_bucket: str, monkeypatch: pytest.MonkeyPatch, versioned: bool
+) -> None:
+    """moto says of every upload that it began in 2010, so that it is removed at once."""
+    servers: list[tuple[SeaweedFS | MotoServer, str, int]] = [(seaweed, bucket, 2), (moto_s3, moto_bucket, 1)]
+    for server, name, young in servers:
+        with closing(admin(server)) as client:
+            if versioned:
+                client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+            client.put_object(Bucket=name, Key=f"{PROBE_PREFIX}killed/base", Body=b"drayage probe")
+            client.create_multipart_upload(Bucket=name, Key=f"{PROBE_PREFIX}killed/part")
+            store = store_at(server)
+            await store.probe(name, writable=True)
+            assert (await left_of_probes(client, store, name)) == young, "it may be at work"
+            monkeypatch.setattr(s3probe, "PROBE_ENDS_S", -60.0)
+            await store.probe(name, writable=True)
+            assert (await left_of_probes(client, store, name)) == 0
+            monkeypatch.undo()
+            await store.close()
+
+
+async def left_of_probes(client: Any, store: S3Store, bucket: str) -> int:
+    left = client.list_object_versions(Bucket=bucket, Prefix=PROBE_PREFIX)
+    uploads = [upload async for upload in store.list_uploads(bucket, PROBE_PREFIX)]
+    return len(left.get("Versions", [])) + len(left.get("DeleteMarkers", [])) + len(uploads)
+
+
 async def test_a_probe_without_writes_claims_only_what_it_saw(store: S3Store, bucket: str) -> None:
     empty = await store.probe(bucket, writable=False)
     assert (empty.fencing, empty.pinned_reads) == ("none", False)
@@ -225,6 +255,32 @@ async def test_an_endpoint_that_does_not_tell_checksums_of_parts_any_more_gets_t
             await store.put_part(bucket, "k", upload, 2, 0, streamed(data))
         assert [part.number for part in await store.list_parts(bucket, "k", upload)] == [1]
         await store.abort_upload(bucket, "k", upload)
+
+
+async def test_an_endpoint_that_knows_no_checksum_of_the_whole_gets_parts_with_trailers(seaweed: SeaweedFS, bucket: str) -> None:
+    """It refuses the completion too, but as something that it does not know: what it would do with a wrong whole stays unknown."""
+    unknown = Status(400, b"<Error><Code>InvalidRequest</Code><Message>checksum type</Message></Error>")
+    async with broken(seaweed, Rule(unknown, method="POST", path="/part.*uploadId=")) as (store, _):
+        found = await store.probe(bucket, writable=True)
+    assert (found.part_checksum, found.wrong_parts_refused) == ("trailer", True)
+
+
+async def test_an_endpoint_that_begins_no_upload_with_a_checksum_of_the_whole_gets_parts_with_trailers(
+    seaweed: SeaweedFS, bucket: str
+) -> None:
+    """From the first refusal on, though the probe had found that parts could go without: nothing would vouch for them."""
+    unknown = Status(400, b"<Error><Code>InvalidRequest</Code><Message>checksum type</Message></Error>")
+    async with broken(seaweed) as (store, proxy):
+        assert not (await store.probe(bucket, writable=True)).wrong_parts_refused
+        proxy.add(Rule(unknown, method="POST", path="/k.*uploads"))
+        upload = await store.begin_upload(bucket, "k", Attributes())
+        proxy.add(Rule(Flip(), "mid_request", at=777, path="partNumber=1"))
+        with pytest.raises(IntegrityMismatch):
+            await store.put_part(bucket, "k", upload, 1, 0, streamed(noise(MIB)))
+        assert await store.list_parts(bucket, "k", upload) == [], "refused, not found afterwards"
+        part = await store.put_part(bucket, "k", upload, 1, 0, streamed(noise(MIB)))
+        info = await store.complete_upload(bucket, "k", upload, [part], Attributes(), ABSENT, crc32c=crc32c(noise(MIB)))
+        assert await contents(store, bucket, info) == noise(MIB)
 
 
 async def test_the_framing_of_a_trailer_is_no_part_of_the_object(store: S3Store, bucket: str) -> None:
