@@ -1,14 +1,14 @@
-"""Checksums computed while bytes pass, and their combination over parts (awscrt: CRCs at memory speed)."""
+"""Checksums computed while bytes pass, and their combination over parts (CRCs at memory speed: awscrt, and ISA-L for CRC32)."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import zlib
 from collections.abc import Callable, Iterable
 from typing import Literal
 
 from awscrt import checksums as crt
+from isal import isal_zlib
 
 from replication.models import Checksums
 from replication.verify import companion_kind
@@ -36,7 +36,7 @@ class Digest:
         if self._companion_kind == "crc64nvme":
             self._companion = crt.crc64nvme(chunk, self._companion)
         elif self._companion_kind == "crc32":
-            self._companion = zlib.crc32(chunk, self._companion)
+            self._companion = isal_zlib.crc32(chunk, self._companion)
         if self._md5 is not None:
             self._md5.update(chunk)
 
