@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 POLL_S = 0.02
+BEGIN = b"begin\n"
 LOG_TAIL_BYTES = 4_096
 REAP_S = 10.0
 """A process that got SIGKILL is gone well within this."""
@@ -57,14 +58,17 @@ class ManagedProcess:
         environment: Mapping[str, str] | None = None,
         inherited: Mapping[str, str] | None = None,
         grace_s: float = 5.0,
+        held: bool = False,
     ) -> None:
         """`environment` is added to `inherited`, which is a cleaned copy of this process's unless it is given.
 
-        `grace_s` is how long `stop` waits after SIGTERM; 0 stops with SIGKILL at once."""
+        `grace_s` is how long `stop` waits after SIGTERM; 0 stops with SIGKILL at once. A `held`
+        program waits until `release` writes a line to its standard input (`embedded/preload.py`)."""
         self.name = name
         self.argv = list(argv)
         self.log = log
         self.grace_s = grace_s
+        self._held = held
         self._environment = {**(clean_environment() if inherited is None else inherited), **(environment or {})}
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -82,6 +86,12 @@ class ManagedProcess:
             return
         self._child = _spawner.submit(self._spawn).result()
         _running.add(self)
+
+    def release(self) -> None:
+        """Lets a held program begin, once. One that has ended already is told by `is_running`."""
+        if self._child is not None and self._child.stdin is not None and not self._child.stdin.closed:
+            with suppress(BrokenPipeError), self._child.stdin as line:
+                line.write(BEGIN)
 
     def wait_ready(self, answers: Callable[[], bool], timeout_s: float) -> float:
         """Polls `answers` until it is true and returns the seconds waited. Raises `ServerStartError` as soon as the
@@ -114,6 +124,8 @@ class ManagedProcess:
         if child.returncode is None:
             self._signal(signal.SIGKILL)
             self._wait(REAP_S)
+        if child.stdin is not None:
+            child.stdin.close()
         _running.discard(self)
 
     def suspend(self) -> None:
@@ -138,7 +150,7 @@ class ManagedProcess:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 self._bound_argv(),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if self._held else subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment,

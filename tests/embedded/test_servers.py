@@ -208,6 +208,29 @@ def test_sigterm_that_is_ignored_is_followed_by_sigkill(tmp_path: Path) -> None:
     assert not process.is_running
 
 
+@pytest.mark.parametrize("released", [True, False])
+def test_a_held_program_has_done_its_imports_and_begins_when_it_is_released(tmp_path: Path, released: bool) -> None:
+    (tmp_path / "library.py").write_text("print('imported', flush=True)")
+    script = tmp_path / "script.py"
+    script.write_text("import library, sys\nif __name__ == '__main__':\n    print('began', *sys.argv[1:], flush=True)")
+    preload = str(ROOT / "embedded" / "preload.py")
+    process = ManagedProcess("held", [sys.executable, preload, str(script), "a", "b"], log=tmp_path / "log", held=True)
+    process.start()
+    process.wait_ready(lambda: process.log_tail() == "imported\n", timeout_s=30)
+    if released:
+        process.release()
+        process.release()
+        eventually_ends(process)
+    process.stop()
+    assert process.log_tail() == "imported\n" + ("began a b\n" if released else "")
+    process.release()
+
+
+def eventually_ends(process: ManagedProcess) -> None:
+    with pytest.raises(ServerStartError, match="ended with code 0"):
+        process.wait_ready(lambda: False, timeout_s=30)
+
+
 def test_a_server_that_exits_by_itself_is_tried_on_other_ports(tmp_path: Path) -> None:
     attempts = tmp_path / "attempts"
 
