@@ -197,7 +197,7 @@ async def test_an_endpoint_that_ignores_conditions_is_found_out(seaweed: Seaweed
     taken = Status(200, b"<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>")
     rules = [
         Rule(taken, "after_upstream", method="PUT", path=r"/base$", nth=2, times=2),
-        Rule(taken, "after_upstream", method="POST", path="uploadId="),
+        Rule(taken, "after_upstream", method="POST", path="/base.*uploadId="),
     ]
     async with broken(seaweed, *rules) as (store, _):
         found = await store.probe(bucket, writable=True)
