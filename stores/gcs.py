@@ -1,9 +1,8 @@
 """Google Cloud Storage, over its JSON API: generations pin reads and fence writes, compose joins parts.
 
-An upload of parts is a folder of ordinary objects under the reserved prefix: a marker that says that the upload is open
-and for which key, the parts, and the intermediate composites of `stores/gcs_compose.py`. Temporary objects take the
-bucket's default storage class, because a composite has the class of its sources; where another class is wanted, the
-composite is made as one more temporary and rewritten into that class.
+An upload of parts is a folder of ordinary objects under the reserved prefix (`stores/gcs_temporaries.py`). They take the bucket's
+default storage class, because a composite has the class of its sources; where another class is wanted, the composite is made
+as one more temporary and rewritten into that class.
 
 fake-gcs-server ignores preconditions on compose, rewrite, patch and delete, and merges attributes where GCS replaces
 them. There (`Capabilities` say so) the destination is looked at just before such a write, and attributes that were
@@ -17,10 +16,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
-from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
-from urllib.parse import quote
 
 from google.api_core.exceptions import Forbidden, GoogleAPICallError
 from google.auth.credentials import AnonymousCredentials, Credentials
@@ -41,22 +37,18 @@ from replication.limits import GCS_LIMITS, MIB, Capabilities, Limits
 from replication.models import Attributes, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
 from stores.base import Store
 from stores.body import Body
-from stores.checksum import crc32c as crc32c_of
 from stores.checksum import encode_crc
 from stores.gcs_api import Data, GcsApi
-from stores.gcs_compose import Span, compose_rounds, intermediate_name, joined, pieces_of, same_content
+from stores.gcs_compose import joined, pieces_of
 from stores.gcs_credentials import BearerTokens
 from stores.gcs_errors import gcs_error
 from stores.gcs_media import check_media, exactly
-from stores.gcs_objects import GcsObjects, in_parallel
+from stores.gcs_objects import GcsObjects
 from stores.gcs_probe import presumed, probe_writes, sweep_probes
 from stores.gcs_resources import (
-    KEY_KEY,
-    PARTS_PREFIX,
     Piece,
     Resource,
     check_name,
-    marker_name,
     part_name,
     part_number,
     same_attributes,
@@ -68,17 +60,15 @@ from stores.gcs_resources import (
     to_piece,
     to_resource,
     to_version,
-    upload_of,
     upload_prefix,
 )
+from stores.gcs_temporaries import GcsTemporaries
 from stores.http import HttpPlane
 
 GOOGLE = "https://storage.googleapis.com"
 GATHER_MAX = MIB
 """Up to here a body is sent from memory: its CRC32C is known first, and no temporary object is needed."""
 BUCKET_TIMEOUT_S = 10.0
-SWEEPS = 8
-"""Listings until an aborted upload must be empty; late parts remove themselves, so more than two are rare."""
 
 
 class GcsStore(Store):
@@ -108,6 +98,7 @@ class GcsStore(Store):
         self._plane = HttpPlane(connections=connections)
         self._api = GcsApi(self._base, self._plane, self._tokens, new_id)
         self._objects = GcsObjects(self._api, clock)
+        self._temporaries = GcsTemporaries(self._api, self._objects)
         self._new_id = new_id
         self._probed: dict[str, Capabilities] = {}
 
@@ -240,12 +231,12 @@ class GcsStore(Store):
     async def begin_upload(self, bucket: str, key: str, attributes: Attributes) -> str:
         check_name(key)
         upload_id = self._new_id()
-        await self._objects.insert(bucket, temporary_resource(marker_name(upload_id), key, crc32c_of(b"")), b"", 0, "0")
+        await self._temporaries.open_upload(bucket, key, upload_id)
         return upload_id
 
     async def put_part(self, bucket: str, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
-        piece = await self._stage(bucket, part_name(upload_id, number), key, body)
-        await self._keep_if_open(bucket, key, upload_id, piece)
+        piece = await self._temporaries.stage(bucket, part_name(upload_id, number), key, body)
+        await self._temporaries.keep_if_open(bucket, key, upload_id, piece)
         return _part(number, piece)
 
     async def copy_part(
@@ -265,11 +256,11 @@ class GcsStore(Store):
             raise NotSupported("GCS cannot copy a range of an object into a part")
         name, source = part_name(upload_id, number), (source_bucket, source_key, pin.id)
         piece = to_piece(await self._objects.rewrite(source, bucket, name, temporary_resource(name, key), None))
-        await self._keep_if_open(bucket, key, upload_id, piece)
+        await self._temporaries.keep_if_open(bucket, key, upload_id, piece)
         return _part(number, piece)
 
     async def list_parts(self, bucket: str, key: str, upload_id: str) -> list[Part]:
-        stored = await self._temporaries(bucket, upload_id)
+        stored = await self._temporaries.of_upload(bucket, upload_id)
         numbered = [(number, piece) for name, piece in stored.items() if (number := part_number(name)) is not None]
         return [_part(number, piece) for number, piece in sorted(numbered, key=lambda pair: pair[0])]
 
@@ -285,13 +276,12 @@ class GcsStore(Store):
         crc32c: int | None,
     ) -> ObjectInfo:
         """May be repeated after a failure at any step: intermediate composites that are right are used again."""
-        stored = await self._temporaries(bucket, upload_id)
+        stored = await self._temporaries.of_upload(bucket, upload_id)
         pieces = pieces_of(parts, upload_id, stored)
         if crc32c is not None and (joined("", pieces).crc32c if pieces else 0) != crc32c:
             raise IntegrityMismatch(f"the parts of {key!r} do not make up the CRC32C of the whole")
         if pieces:
-            for level, spans in enumerate(compose_rounds(len(pieces))):
-                pieces = await self._compose_round(bucket, key, upload_id, level, spans, pieces, stored)
+            pieces = await self._temporaries.joined(bucket, key, upload_id, pieces, stored)
             info = await self._publish(bucket, key, upload_id, pieces, attributes, condition)
         else:
             info = await self._insert(bucket, key, b"", 0, attributes, 0, condition)
@@ -300,26 +290,11 @@ class GcsStore(Store):
         return info
 
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
-        await self._objects.remove(bucket, [marker_name(upload_id)])  # first: a part that arrives from now on removes itself
-        for _ in range(SWEEPS):
-            names = [str(resource["name"]) async for page in self._objects.pages(bucket, upload_prefix(upload_id)) for resource in page]
-            if not names:
-                return
-            await self._objects.remove(bucket, names)
-        raise ServerFault(f"upload {upload_id} still has objects after {SWEEPS} sweeps")
+        await self._temporaries.remove_upload(bucket, upload_id)
 
     async def list_uploads(self, bucket: str, prefix: str = "") -> AsyncIterator[OpenUpload]:
-        open_upload: OpenUpload | None = None
-        async for page in self._objects.pages(bucket, PARTS_PREFIX, metadata=True):
-            for found in filter(None, map(upload_of, page)):
-                if open_upload is not None and found.upload_id == open_upload.upload_id:
-                    open_upload = replace(open_upload, started=min(open_upload.started, found.started))
-                    continue
-                if open_upload is not None and open_upload.key.startswith(prefix):
-                    yield open_upload
-                open_upload = found
-        if open_upload is not None and open_upload.key.startswith(prefix):
-            yield open_upload
+        async for upload in self._temporaries.uploads(bucket, prefix):
+            yield upload
 
     # --- the bucket and its conditions -------------------------------------------------------------------------------
 
@@ -377,65 +352,17 @@ class GcsStore(Store):
             with suppress(ObjectError):
                 await self._objects.remove(bucket, [spare])
 
-    # --- temporary objects -------------------------------------------------------------------------------------------
+    # --- what is seen only when it is right --------------------------------------------------------------------------
 
     async def _put_by_temporary(self, bucket: str, key: str, body: Body, attributes: Attributes, condition: Condition) -> ObjectInfo:
         upload_id = self._new_id()
         name = part_name(upload_id, 1)
         try:
-            piece = await self._stage(bucket, name, key, body)
+            piece = await self._temporaries.stage(bucket, name, key, body)
             return await self._publish(bucket, key, upload_id, [piece], attributes, condition)
         finally:
             with suppress(ObjectError):
                 await self._objects.remove(bucket, [name])
-
-    async def _stage(self, bucket: str, name: str, key: str, body: Body) -> Piece:
-        """Stores a body as a temporary object, verified."""
-        stored = await self._objects.insert(bucket, temporary_resource(name, key, body.known_crc32c), aiter(body), body.size_bytes, None)
-        await self._objects.verify(
-            bucket, name, stored, body.size_bytes, body.digest.crc32c if body.known_crc32c is None else body.known_crc32c
-        )
-        return to_piece(stored)
-
-    async def _keep_if_open(self, bucket: str, key: str, upload_id: str, piece: Piece) -> None:
-        """Checked after the part has arrived: one that an abort did not see removes itself."""
-        marker = await self._objects.find(bucket, marker_name(upload_id))
-        if marker is None or marker.attributes.metadata.get(KEY_KEY) != quote(key):
-            with suppress(ObjectError):
-                await self._api.delete(bucket, piece.name, generation=piece.generation)
-            raise UploadLost(f"there is no upload {upload_id!r} of {key!r}")
-
-    async def _temporaries(self, bucket: str, upload_id: str) -> dict[str, Piece]:
-        """Everything stored for an open upload but its marker, by name."""
-        pages = self._objects.pages(bucket, upload_prefix(upload_id))
-        stored = {str(resource["name"]): to_piece(resource) async for page in pages for resource in page}
-        if stored.pop(marker_name(upload_id), None) is None:
-            raise UploadLost(f"there is no upload {upload_id!r}")
-        return stored
-
-    async def _compose_round(
-        self, bucket: str, key: str, upload_id: str, level: int, spans: list[Span], pieces: list[Piece], stored: dict[str, Piece]
-    ) -> list[Piece]:
-        async def one(index: int, first: int, last: int) -> Piece:
-            if last - first == 1:
-                return pieces[first]
-            name = intermediate_name(upload_id, level, index)
-            expected = joined(name, pieces[first:last])
-            there = stored.get(name)
-            return there if there and same_content(there, expected) else await self._compose(bucket, key, name, pieces[first:last])
-
-        return await in_parallel(partial(one, index, *span) for index, span in enumerate(spans))
-
-    async def _compose(self, bucket: str, key: str, name: str, pieces: Sequence[Piece]) -> Piece:
-        """A temporary composite, verified."""
-        try:
-            stored = await self._api.compose(bucket, name, pieces, temporary_resource(name, key), if_generation=None)
-        except ObjectNotFound as error:
-            await self._objects.require_bucket(bucket)
-            raise UploadLost(f"a source of {name!r} is gone") from error
-        expected = joined(name, pieces)
-        await self._objects.verify(bucket, name, stored, expected.size_bytes, expected.crc32c)
-        return replace(expected, generation=to_version(stored).id)
 
     async def _publish(
         self, bucket: str, key: str, upload_id: str, pieces: Sequence[Piece], attributes: Attributes, condition: Condition
@@ -443,7 +370,7 @@ class GcsStore(Store):
         """Makes 1 to 32 verified pieces visible as one object, in one conditional request that sets its attributes."""
         expected, resource = joined(key, pieces), to_resource(attributes)
         if attributes.storage_class not in ("", expected.storage_class):
-            whole = await self._compose(bucket, key, f"{upload_prefix(upload_id)}whole", pieces)
+            whole = await self._temporaries.compose(bucket, key, f"{upload_prefix(upload_id)}whole", pieces)
             await self._check_fence(bucket, key, condition)
             stored = await self._objects.rewrite((bucket, whole.name, whole.generation), bucket, key, resource, _generation(condition))
             await self._objects.remove(bucket, [whole.name])

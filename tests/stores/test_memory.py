@@ -8,7 +8,8 @@ from replication.errors import IntegrityMismatch, NotSupported
 from replication.models import ABSENT, Attributes
 from stores.body import Body
 from stores.checksum import crc32c
-from stores.memory import PERIOD, MemoryStore
+from stores.memory import MemoryStore
+from stores.memory_buckets import PERIOD
 
 
 def made(*, keep_bytes: bool = True) -> MemoryStore:
