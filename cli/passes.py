@@ -15,14 +15,13 @@ from temporalio.service import RPCError
 from cli.live import with_open_partitions
 from cli.output import Output, printable
 from cli.session import DIFFERS, DONE, UNREACHABLE, Session
-from cli.sync_view import View
+from cli.sync_view import View, counted, moved
 from ledger.ledger import Ledger
 from ledger.rows import Finding
 from replication.errors import BY_REASON, Transient, Unavailable
 from replication.ids import pass_workflow_id
 from replication.passes import Counters, PassInput, PassProgress, PassResult
 from replication.prices import estimate
-from replication.units import format_size
 from workflows.options import priority
 from workflows.visibility import route_attributes
 
@@ -132,22 +131,9 @@ def tell_end(output: Output, ended: PassResult | PassProgress, cost: Mapping[str
     """The closing line and the closing document."""
     counters = ended.counters
     seconds = ended.seconds if isinstance(ended, PassResult) else None
-    told = (
-        _examined(counters)
-        if ended.mode == "verify"
-        else [
-            f"{counters.listed:,} listed",
-            f"{counters.copied:,} copied ({format_size(counters.bytes_copied)})",
-            f"{counters.updated:,} updated",
-            f"{counters.skipped:,} right already",
-            f"{counters.deleted:,} deleted",
-            f"{counters.failed + counters.blocked:,} failed",
-            f"{counters.waiting:,} waiting",
-            f"{counters.kept:,} kept",
-            *([f"{counters.left:,} left at the destination only"] if counters.left else []),
-        ]
-    )
-    output.line(f"{ended.state}: {', '.join(told)}" + (f" in {seconds:.1f} s" if seconds is not None else ""))
+    dry = ended.mode == "plan"
+    told = _examined(counters) if ended.mode == "verify" else f"{counted(counters, dry=dry)}; {moved(counters, dry=dry)}"
+    output.line(f"{ended.state}: {told}" + (f" in {seconds:.1f} s" if seconds is not None else ""))
     if cost:
         output.line("estimated cost: " + ", ".join(f"{price:.2f} at the {side}" for side, price in cost.items()))
     if isinstance(ended, PassProgress) and ended.held:
@@ -165,14 +151,11 @@ async def findings(ledger: Ledger, pass_id: str) -> AsyncIterator[Finding]:
         after = page[-1].sequence
 
 
-def _examined(counters: Counters) -> list[str]:
-    return [
-        f"{counters.listed:,} listed",
-        f"{counters.skipped:,} right",
-        f"{counters.differing:,} with anomalies",
-        f"{counters.extra:,} at the destination only",
-        f"{counters.kept:,} left alone",
-    ]
+def _examined(counters: Counters) -> str:
+    return (
+        f"{counters.listed:,} listed, {counters.skipped:,} right, {counters.differing:,} with anomalies, "
+        f"{counters.extra:,} at the destination only, {counters.kept:,} left alone"
+    )
 
 
 def _line(document: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ async def ledger_counts(ledger: Ledger, route: str) -> dict[str, Any]:
         resting[quarantine_state(reason)][reason] = count
     ended = [record for record in await ledger.passes(route, PASSES) if record.ended_at is not None]
     return {
-        "in_sync": await ledger.receipt_count(route),
+        "in_sync": await ledger.in_sync_count(route),
         **{state: resting[state] for state in RESTING},
         "pending_deletions": await ledger.pending_count(route),
         "last_pass": pass_document(ended[0]) if ended else None,

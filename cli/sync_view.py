@@ -95,14 +95,14 @@ class View:
 
 
 def live_text(progress: PassProgress, meter: Meter) -> str:
-    counters = progress.counters
+    counters, dry = progress.counters, progress.mode == "plan"
     pieces = [
         f"{counters.listed:,} objects",
-        f"{counters.copied + counters.updated:,} copied ({format_size(counters.bytes_copied)})",
+        f"{counters.copied + counters.updated:,} {'to copy' if dry else 'copied'} ({format_size(counters.bytes_copied)})",
         f"{format_size(int(meter.bytes_per_s))}/s, {meter.objects_per_s:,.0f} objects/s",
     ]
     if counters.deleted:
-        pieces.append(f"{counters.deleted:,} deleted")
+        pieces.append(f"{counters.deleted:,} {'to delete' if dry else 'deleted'}")
     if bad := counters.failed + counters.blocked:
         pieces.append(f"{bad:,} failed")
     if progress.state == "running" and meter.to_go_s is not None:
@@ -115,7 +115,14 @@ def live_text(progress: PassProgress, meter: Meter) -> str:
 def closing_lines(ending: Ending) -> list[str]:
     """How many of what, how much in what time, and what the pass noted."""
     counters, dry = ending.progress.counters, ending.progress.mode == "plan"
-    counted = [
+    rate = "" if dry or not ending.seconds else f", {format_size(int(counters.bytes_copied / ending.seconds))}/s"
+    lines = [counted(counters, dry=dry), f"{moved(counters, dry=dry)} in {format_duration(round(ending.seconds, 1))}{rate}"]
+    return lines + [f"  {printable(note)}" for note in ending.notes]
+
+
+def counted(counters: Counters, *, dry: bool) -> str:
+    """What a pass did with how many objects, or would do."""
+    told = [
         f"{counters.listed:,} listed",
         f"{counters.copied:,} {'to copy' if dry else 'copied'}",
         f"{counters.updated:,} {'to update' if dry else 'updated'}",
@@ -124,11 +131,11 @@ def closing_lines(ending: Ending) -> list[str]:
         f"{counters.failed + counters.blocked:,} failed",
     ]
     rest = (("kept", counters.kept), ("waiting", counters.waiting), ("left at the destination only", counters.left))
-    counted += [f"{value:,} {name}" for name, value in rest if value]
-    rate = "" if dry or not ending.seconds else f", {format_size(int(counters.bytes_copied / ending.seconds))}/s"
-    size = format_size(counters.bytes_copied)
-    lines = [", ".join(counted), f"{size} {'to copy' if dry else 'copied'} in {format_duration(round(ending.seconds, 1))}{rate}"]
-    return lines + [f"  {printable(note)}" for note in ending.notes]
+    return ", ".join(told + [f"{value:,} {name}" for name, value in rest if value])
+
+
+def moved(counters: Counters, *, dry: bool) -> str:
+    return f"{format_size(counters.bytes_copied)} {'to copy' if dry else 'copied'}"
 
 
 def document(ending: Ending, source: str, destination: str) -> dict[str, Any]:

@@ -70,6 +70,10 @@ class Ledger:
     async def receipt_count(self, route: str) -> int:
         return await self._read(queries.receipt_count, route)
 
+    async def in_sync_count(self, route: str) -> int:
+        """Receipts of objects that are not about to be deleted."""
+        return await self._read(queries.in_sync_count, route)
+
     async def record(
         self,
         *,

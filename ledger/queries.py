@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, select
 
 from ledger.bulk import decode_key, encode_key
 from ledger.rows import Quarantined, Receipt
-from ledger.schema import quarantine, receipts
+from ledger.schema import pending_deletions, quarantine, receipts
 
 KEY, LOSSES = (list(receipts.columns.keys()).index(name) for name in ("key", "losses"))
 
@@ -45,6 +45,14 @@ def _receipt(row: Any) -> Receipt:
 
 def receipt_count(connection: Connection, route: str) -> int:
     return connection.execute(select(func.count()).select_from(receipts).where(receipts.c.route == route)).scalar_one()
+
+
+def in_sync_count(connection: Connection, route: str) -> int:
+    """Receipts of objects that are not about to be deleted."""
+    gone = select(func.count()).select_from(
+        pending_deletions.join(receipts, (receipts.c.route == pending_deletions.c.route) & (receipts.c.key == pending_deletions.c.key))
+    )
+    return receipt_count(connection, route) - connection.execute(gone.where(pending_deletions.c.route == route)).scalar_one()
 
 
 def quarantined(connection: Connection, route: str, reason: str | None, after: str, limit: int) -> list[Quarantined]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import signal
@@ -22,6 +23,8 @@ import yaml
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.contrib.pydantic import pydantic_data_converter
 
+from cli.output import Output
+from cli.passes import tell_end
 from cli.sync_engine import worker_environment
 from cli.sync_pass import Ending, exit_code
 from cli.sync_state import State, own_files, pair_id, state_home
@@ -441,6 +444,16 @@ def test_the_closing_lines_of_a_dry_run_promise_and_do_not_report() -> None:
     first, second = closing_lines(Ending(0, "done", progress, 1.0))
     assert first == "3 listed, 2 to copy, 1 to update, 0 in sync, 1 to delete, 0 failed"
     assert second == "10B to copy in 1s"
+
+
+def test_a_dry_run_of_a_route_promises_and_does_not_report() -> None:
+    told = io.StringIO()
+    ended = PassProgress(route="r", mode="plan", state="done", counters=Counters(listed=3, copied=2, updated=1, bytes_copied=10))
+    tell_end(Output(as_json=False, stdout=told), ended, {"source": 0.1})
+    assert told.getvalue() == (
+        "done: 3 listed, 2 to copy, 1 to update, 0 in sync, 0 to delete, 0 failed; 10B to copy\nestimated cost: 0.10 at the source\n"
+    )
+    assert live_text(ended, Meter()).startswith("3 objects · 3 to copy (10B)")
 
 
 def test_the_closing_lines_tell_of_objects_that_only_the_destination_has() -> None:
