@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import stat
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -26,13 +24,10 @@ from replication.errors import (
     ObjectTooLarge,
     PermissionRefused,
     ServerFault,
-    StoreTimeout,
 )
 from replication.keys import RESERVED_NAME, check_key
 
 MAX_NAME_BYTES = 255
-LOCK_NAME = RESERVED_NAME.encode() + b"lock"
-LOCK_PATIENCE_S = 30.0
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _IN_THE_WAY = (errno.ENOTDIR, errno.ELOOP, errno.EISDIR)
@@ -159,11 +154,7 @@ def bucket_directory(root: str, bucket: str) -> Iterator[int]:
     if name_problem(bucket) or "/" in bucket or "\0" in bucket:
         raise BucketNotFound(f"{bucket!r} cannot name a bucket")
     try:
-        root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fd = open_directory(root_fd, [bucket.encode()])
-        finally:
-            os.close(root_fd)
+        fd = os.open(os.path.join(root, bucket), _DIRECTORY)
     except OSError as error:
         if is_absent(error):
             raise BucketNotFound(f"no directory {bucket!r} under the root") from error
@@ -275,30 +266,4 @@ def rename_new(folder: int, old: bytes, new: bytes) -> bool:
             return False
         raise
     os.unlink(old, dir_fd=folder)
-    return True
-
-
-@contextmanager
-def locked(bucket: int) -> Iterator[None]:
-    """Holds the bucket's lock against every thread and process that uses this store. `StoreTimeout` after 30 s.
-
-    POSIX has no compare-and-rename: looking and replacing are one step only among those who take this lock."""
-    fd = os.open(LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=bucket)
-    try:
-        until = time.monotonic() + LOCK_PATIENCE_S
-        while not try_lock(fd, exclusive=True):
-            if time.monotonic() > until:
-                raise StoreTimeout(f"another process has held the bucket's lock for {LOCK_PATIENCE_S:.0f} s")
-            time.sleep(0.001)
-        yield
-    finally:
-        os.close(fd)
-
-
-def try_lock(fd: int, *, exclusive: bool) -> bool:
-    """Whether flock(2) was had without waiting. It ends when the descriptor is closed."""
-    try:
-        fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
     return True

@@ -31,7 +31,6 @@ from stores.beneath import (
     bucket_directory,
     directory,
     is_absent,
-    locked,
     mapped,
     open_directory,
     open_regular,
@@ -44,7 +43,8 @@ from stores.beneath import (
 )
 from stores.body import Body
 from stores.checksum import Digest
-from stores.publish import CREATE, PIECE, Incoming, batches, check_condition, no_step, version_of
+from stores.keylock import locked
+from stores.publish import CREATE, PIECE, Incoming, batches, check_condition, no_step, read_at, version_of
 from stores.sidecar import Record
 from stores.walk import walk
 
@@ -168,12 +168,17 @@ class FileStore(Store):
         finally:
             file.close()
 
+    async def fetch(self, bucket: str, key: str, *, pin: Version) -> tuple[ObjectInfo, bytes]:
+        return await self._run(self._fetch, bucket, key, pin)
+
     # --- writing -----------------------------------------------------------------------------------------------------
 
     async def put(self, bucket: str, key: str, body: Body, attributes: Attributes, condition: Condition) -> ObjectInfo:
         self._check_metadata(attributes)
         incoming = Incoming(self._root, bucket, key, journal.temporary_name(self._new_id()), self._on_step)
         try:
+            if body.whole is not None:
+                return await self._run(incoming.store, body.whole, body.result().crc32c, attributes, condition)
             async for batch in batches(body):
                 await self._run(incoming.write, batch)
             return await self._run(incoming.publish, body.size_bytes, body.digest.crc32c, attributes, condition)
@@ -320,10 +325,19 @@ class FileStore(Store):
 
     def _head(self, bucket: str, key: str, tags: bool) -> ObjectInfo:
         with self._opened(bucket, key) as (folder, name, fd):
-            version = version_of(os.fstat(fd))
-            record = sidecar.load(folder, name, fd)
-        checksums = Checksums(crc32c=record.crc32c if record else None)
-        return ObjectInfo(key, version, sidecar.attributes_of(record, name, tags=tags), checksums)
+            return _info(key, folder, name, fd, tags=tags)
+
+    def _fetch(self, bucket: str, key: str, pin: Version) -> tuple[ObjectInfo, bytes]:
+        """A small file with its record, opened once."""
+        try:
+            with self._opened(bucket, key) as (folder, name, fd):
+                info = _info(key, folder, name, fd, tags=True)
+                data = read_at(fd, info.size_bytes, 0)
+                if not (info.version.id == pin.id == version_of(os.fstat(fd)).id):
+                    raise SourceChanged(f"{key!r} is no longer the version {pin.id}")
+        except ObjectNotFound as error:
+            raise SourceChanged(f"{key!r} is gone") from error
+        return info, data
 
     def _pinned_head(self, bucket: str, key: str, pin: Version) -> ObjectInfo:
         try:
@@ -350,7 +364,7 @@ class FileStore(Store):
 
     def _update_attributes(self, bucket: str, key: str, version: Version, attributes: Attributes) -> ObjectInfo:
         try:
-            with bucket_directory(self._root, bucket) as bucket_fd, mapped(key), locked(bucket_fd):
+            with bucket_directory(self._root, bucket) as bucket_fd, mapped(key), locked(bucket_fd, key):
                 with self._opened(bucket, key) as (folder, name, fd):
                     file = os.fstat(fd)
                     check_condition(Condition.match(version), file, key)
@@ -376,7 +390,7 @@ class FileStore(Store):
                     return
                 raise
             try:
-                with locked(bucket_fd):
+                with locked(bucket_fd, key):
                     there = status(folder, name)
                     if there is None or not stat.S_ISREG(there.st_mode):
                         return
@@ -431,3 +445,11 @@ def _expecting(crc32c: int | None) -> Callable[[Digest], None]:
             raise IntegrityMismatch(f"read CRC32C {digest.crc32c:08x}, recorded {crc32c:08x}")
 
     return check
+
+
+def _info(key: str, folder: int, name: bytes, fd: int, *, tags: bool) -> ObjectInfo:
+    """What a HEAD tells of the open file `fd`."""
+    version = version_of(os.fstat(fd))
+    record = sidecar.load(folder, name, fd)
+    checksums = Checksums(crc32c=record.crc32c if record else None)
+    return ObjectInfo(key, version, sidecar.attributes_of(record, name, tags=tags), checksums)

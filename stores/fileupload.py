@@ -21,9 +21,9 @@ from stores.beneath import (
     split_key,
     status,
     sync_directory,
-    try_lock,
 )
 from stores.checksum import combine_crc32c
+from stores.keylock import try_lock
 from stores.publish import CREATE, Commit, Written, create_beside, publish, version_of, write_at
 
 

@@ -13,8 +13,9 @@ from replication.errors import BucketNotFound, IntegrityMismatch, KeyCollision, 
 from replication.limits import MIB
 from replication.models import Attributes, Checksums, Condition, ObjectInfo, Version
 from stores import sidecar
-from stores.beneath import bucket_directory, locked, make_directories, mapped, prune, remove, rename_new, split_key, status, sync_directory
+from stores.beneath import bucket_directory, make_directories, mapped, prune, remove, rename_new, split_key, status, sync_directory
 from stores.body import Body
+from stores.keylock import locked
 from stores.sidecar import Record
 
 PIECE = MIB
@@ -101,6 +102,17 @@ def write_at(fd: int, chunks: list[bytes], offset: int) -> int:
     return end
 
 
+def read_at(fd: int, length: int, offset: int) -> bytes:
+    """`length` bytes from `offset`, or `IntegrityMismatch`."""
+    data = os.pread(fd, length, offset) if length else b""
+    while len(data) < length:
+        piece = os.pread(fd, length - len(data), offset + len(data))
+        if not piece:
+            raise IntegrityMismatch(f"the file ended at byte {offset + len(data)}")
+        data += piece
+    return data
+
+
 def create_beside(bucket: int, parents: list[bytes], temporary: bytes, key: str) -> tuple[int, int, int]:
     """A new file in the directory of `key`: (directory, file, how many directories were made).
 
@@ -121,19 +133,20 @@ def create_beside(bucket: int, parents: list[bytes], temporary: bytes, key: str)
 
 
 def publish(bucket: int, file: Written, commit: Commit) -> ObjectInfo:
-    """The temporary file becomes the object in one step, with its record, if the condition holds under the bucket's lock."""
-    os.fsync(file.fd)
-    commit.on_step("synced")
+    """The temporary file becomes the object in one step, with its record, if the condition holds under the key's lock."""
     on_disk = os.fstat(file.fd)
     if on_disk.st_size != commit.size_bytes:
         raise IntegrityMismatch(f"{file.key!r}: {on_disk.st_size} bytes reached the disk, expected {commit.size_bytes}")
     attributes = replace(commit.attributes, tags=commit.attributes.tags or {})
     record = Record(on_disk.st_size, on_disk.st_mtime_ns, commit.crc32c, attributes)
-    with locked(bucket):
-        # Looked at before the record is kept: a sidecar of a refused write must not replace that of the object there.
+    in_file = sidecar.save_within(file.fd, record)
+    os.fsync(file.fd)  # before the lock: under it, one file after the other would wait for the disk
+    commit.on_step("synced")
+    with locked(bucket, file.key):
+        # Looked at before a sidecar is kept: that of a refused write must not replace that of the object there.
         check_condition(commit.condition, status(file.folder, file.name), file.key)
-        in_file = sidecar.save(file.folder, file.name, file.fd, record)
-        os.fsync(file.fd)
+        if not in_file:
+            sidecar.save_beside(file.folder, file.name, record)
         commit.on_step("recorded")
         try:
             _rename(file, commit.condition)
@@ -170,21 +183,25 @@ class Incoming:
         self._folder = self._fd = -1
         self._made = self._end = 0
 
+    def store(self, data: bytes, crc32c: int, attributes: Attributes, condition: Condition) -> ObjectInfo:
+        """`write` and `publish` of bytes that are all there."""
+        with mapped(self._key), bucket_directory(self._root, self._bucket) as bucket:
+            self._open(bucket)
+            self._write([data])
+            return self._publish(bucket, Commit(len(data), crc32c, attributes, condition, self._on_step))
+
     def write(self, chunks: list[bytes]) -> None:
         with mapped(self._key):
             if self._fd < 0:
-                self._open()
-            self._end = write_at(self._fd, chunks, self._end)
-        self._on_step("written")
+                with bucket_directory(self._root, self._bucket) as bucket:
+                    self._open(bucket)
+            self._write(chunks)
 
     def publish(self, size_bytes: int, crc32c: int, attributes: Attributes, condition: Condition) -> ObjectInfo:
         with mapped(self._key), bucket_directory(self._root, self._bucket) as bucket:
             if self._fd < 0:
-                self._open()
-            file = Written(self._folder, self._temporary, self._fd, self._name, self._key)
-            info = publish(bucket, file, Commit(size_bytes, crc32c, attributes, condition, self._on_step))
-            self.close()
-        return info
+                self._open(bucket)
+            return self._publish(bucket, Commit(size_bytes, crc32c, attributes, condition, self._on_step))
 
     def discard(self) -> None:
         with suppress(OSError):
@@ -201,6 +218,14 @@ class Incoming:
                 os.close(fd)
         self._fd = self._folder = -1
 
-    def _open(self) -> None:
-        with bucket_directory(self._root, self._bucket) as bucket:
-            self._folder, self._fd, self._made = create_beside(bucket, self._parents, self._temporary, self._key)
+    def _open(self, bucket: int) -> None:
+        self._folder, self._fd, self._made = create_beside(bucket, self._parents, self._temporary, self._key)
+
+    def _write(self, chunks: list[bytes]) -> None:
+        self._end = write_at(self._fd, chunks, self._end)
+        self._on_step("written")
+
+    def _publish(self, bucket: int, commit: Commit) -> ObjectInfo:
+        info = publish(bucket, Written(self._folder, self._temporary, self._fd, self._name, self._key), commit)
+        self.close()
+        return info

@@ -14,6 +14,7 @@ import mimetypes
 import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from replication.keys import RESERVED_NAME
@@ -73,7 +74,8 @@ def sidecar_name(name: bytes) -> bytes:
 def load(folder: int, name: bytes, fd: int) -> Record | None:
     """The record of the open file `fd`, which stands as `name` in `folder`, if one describes its present bytes."""
     file = os.fstat(fd)
-    for text in (_from_xattr(fd), _from_sidecar(folder, name)):
+    for kept in (partial(_from_xattr, fd), partial(_from_sidecar, folder, name)):
+        text = kept()
         record = Record.decode(text) if text is not None else None
         if record is not None and record.describes(file):
             return record
@@ -81,13 +83,20 @@ def load(folder: int, name: bytes, fd: int) -> Record | None:
 
 
 def save(folder: int, name: bytes, fd: int, record: Record) -> bool:
-    """Keeps `record` for `fd`, durably once `fd` and `folder` are synced. True: in the file itself, so that no sidecar is needed.
+    """Keeps `record` for `fd`, durably once `fd` and `folder` are synced. True: in the file itself, so that no sidecar is needed."""
+    if save_within(fd, record):
+        return True
+    save_beside(folder, name, record)
+    return False
 
-    A file with a second name gets a sidecar: an extended attribute would reach whoever holds the other name."""
-    text = record.encode()
+
+def save_within(fd: int, record: Record) -> bool:
+    """Keeps `record` in the file, whatever its name is to be. False where it holds none, and after that none.
+
+    A file with a second name holds none: an extended attribute would reach whoever holds the other name."""
     if os.fstat(fd).st_nlink == 1:
         try:
-            os.setxattr(fd, XATTR, text)
+            os.setxattr(fd, XATTR, record.encode())
             return True
         except OSError as error:
             if error.errno not in _NO_ROOM:
@@ -95,8 +104,11 @@ def save(folder: int, name: bytes, fd: int, record: Record) -> bool:
     # Where a shorter record was, it must not outlive this one.
     with suppress(OSError):
         os.removexattr(fd, XATTR)
-    _write_sidecar(folder, sidecar_name(name), text)
     return False
+
+
+def save_beside(folder: int, name: bytes, record: Record) -> None:
+    _write_sidecar(folder, sidecar_name(name), record.encode())
 
 
 def forget(folder: int, name: bytes) -> None:

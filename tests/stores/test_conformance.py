@@ -26,7 +26,7 @@ from replication.errors import (
     UploadLost,
 )
 from replication.keys import RESERVED_PREFIX
-from replication.models import ABSENT, ANY, Attributes, Condition, ObjectInfo, Part, Version
+from replication.models import ABSENT, ANY, Attributes, Condition, ListedObject, ObjectInfo, Part, Version
 from stores.body import Body
 from stores.checksum import Digest, crc32c
 from tests.stores.conftest import Case
@@ -251,6 +251,32 @@ async def test_a_pinned_read_of_a_deleted_object_fails(case: Case) -> None:
     await case.store.delete(case.bucket, case.key(), info.version)
     with pytest.raises(SourceChanged):
         await case.get(info)
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000])
+async def test_a_listed_object_is_fetched_with_its_attributes_or_not_at_all(case: Case, size: int) -> None:
+    attributes = Attributes(content_type="text/x-fetched", metadata={"a": "b"})
+    first = await case.put("object", noise(size, seed=1), attributes)
+    pin = (await _entry(case)).version
+    info, data = await case.store.fetch(case.bucket, case.key(), pin=pin)
+    assert data == noise(size, seed=1)
+    assert (info.version.token, info.attributes.content_type, info.attributes.metadata) == (
+        first.version.token,
+        "text/x-fetched",
+        {"a": "b"},
+    )
+
+    await case.put("object", noise(size + 1, seed=2))
+    with pytest.raises(SourceChanged):
+        await case.store.fetch(case.bucket, case.key(), pin=pin)
+    await case.store.delete(case.bucket, case.key(), (await _entry(case)).version)
+    with pytest.raises(SourceChanged):
+        await case.store.fetch(case.bucket, case.key(), pin=pin)
+
+
+async def _entry(case: Case) -> ListedObject:
+    (found,) = [entry async for page in case.store.list_objects(case.bucket, case.prefix) for entry in page]
+    return found
 
 
 # --- absence -----------------------------------------------------------------------------------------------------------

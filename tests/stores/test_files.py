@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -33,10 +34,11 @@ from replication.errors import (
     PreconditionFailed,
     ServerFault,
     SourceChanged,
+    StoreTimeout,
     UploadLost,
 )
 from replication.models import ABSENT, ANY, Attributes, Condition, Part
-from stores import beneath, journal, sidecar
+from stores import beneath, journal, keylock, sidecar
 from stores.beneath import mapped, open_directory, rename_new, split_key
 from stores.body import Body
 from stores.checksum import combine_crc32c, crc32c
@@ -512,6 +514,7 @@ STEPS = ["written", "synced", "recorded", "renamed", "published"]
 CRASHING_PUT = f"""
 import asyncio, os, sys
 from pathlib import Path
+from types import SimpleNamespace
 from replication.models import ABSENT, ANY, Attributes
 from stores.body import Body
 from stores.files import FileStore
@@ -589,6 +592,44 @@ async def test_a_cancelled_call_unwinds_only_when_its_thread_has_ended(root: Pat
     assert await keys(store) == ["d/key"]  # the commit had begun: it ended before the call did
     assert leftovers(root) == []
     await store.close()
+
+
+# --- locks -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whole_file", [False, True], ids=["byte-of-the-key", "whole-file"])
+async def test_a_write_waits_for_the_lock_of_its_own_key(
+    store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch, whole_file: bool
+) -> None:
+    """The lock of another process: open file description locks are held by descriptors. Without them, one key waits for another."""
+    if whole_file:
+        monkeypatch.setattr(keylock, "sys", SimpleNamespace(platform="elsewhere"))
+    folder = os.open(root / "bucket", os.O_RDONLY)
+    try:
+        with keylock.locked(folder, "d/key"):
+            same = asyncio.create_task(put(store, "d/key", b"x"))
+            other = asyncio.create_task(put(store, "other", b"x"))
+            done, _ = await asyncio.wait([same, other], timeout=0.5)
+            assert done == (set() if whole_file else {other})
+        await asyncio.gather(same, other)
+    finally:
+        os.close(folder)
+
+
+def test_names_that_a_file_system_may_take_for_one_have_one_lock() -> None:
+    assert keylock.lock_of("Stra\u00dfe/A") == keylock.lock_of("STRASSE/a") != keylock.lock_of("Strasse/b")
+    assert keylock.lock_of("e\u0301") == keylock.lock_of("\u00e9")
+
+
+async def test_a_lock_that_is_never_given_back_is_told(store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keylock, "PATIENCE_S", 0.05)
+    folder = os.open(root / "bucket", os.O_RDONLY)
+    try:
+        with keylock.locked(folder, "k"), pytest.raises(StoreTimeout, match="lock of 'k'"):
+            await put(store, "k", b"x")
+    finally:
+        os.close(folder)
+    assert leftovers(root) == []
 
 
 # --- a full disk -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,71 @@
+"""Locks of a file store: one for each key, held against every thread and process that uses the same folder.
+
+POSIX has no compare-and-rename: looking at what stands under a name and replacing it are one step only among those who take the
+lock of the key. All locks of a bucket are bytes of one empty file (open file description locks), so that writers of different keys
+do not wait for each other. Where the system or the file system has none, the whole file is the lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import sys
+import time
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from replication.errors import StoreTimeout
+from replication.keys import RESERVED_NAME
+
+LOCK_NAME = RESERVED_NAME.encode() + b"lock"
+PATIENCE_S = 30.0
+LOOK_EVERY_S = 0.001
+_NOT_THERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+_HELD = (errno.EAGAIN, errno.EACCES)
+
+
+@contextmanager
+def locked(bucket: int, key: str) -> Iterator[None]:
+    """Holds the key's lock in the folder `bucket`. `StoreTimeout` after 30 s."""
+    fd = os.open(LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=bucket)
+    try:
+        until = time.monotonic() + PATIENCE_S
+        while not _try_key(fd, lock_of(key)):
+            if time.monotonic() > until:
+                raise StoreTimeout(f"another process has held the lock of {key!r} for {PATIENCE_S:.0f} s")
+            time.sleep(LOOK_EVERY_S)
+        yield
+    finally:
+        os.close(fd)
+
+
+def lock_of(key: str) -> int:
+    """The byte that stands for a key. Keys that a file system may take for one name share it."""
+    return zlib.crc32(unicodedata.normalize("NFC", key).casefold().encode(errors="surrogatepass"))
+
+
+def _try_key(fd: int, byte: int) -> bool:
+    if sys.platform != "linux":
+        return try_lock(fd, exclusive=True)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return try_lock(fd, exclusive=True)
+        if error.errno in _HELD:
+            return False
+        raise
+    return True
+
+
+def try_lock(fd: int, *, exclusive: bool) -> bool:
+    """Whether flock(2) was had without waiting. It ends when the descriptor is closed."""
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
