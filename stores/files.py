@@ -91,8 +91,7 @@ class Pinned:
         return piece
 
     def _check(self) -> None:
-        if version_of(os.fstat(self._fd)).id != self._pin.id:
-            raise SourceChanged(f"{self._key!r} is no longer the version {self._pin.id}")
+        _check_pin(self._key, version_of(os.fstat(self._fd)), self._pin)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -332,9 +331,9 @@ class FileStore(Store):
         try:
             with self._opened(bucket, key) as (folder, name, fd):
                 info = _info(key, folder, name, fd, tags=True)
-                data = read_at(fd, info.size_bytes, 0)
-                if not (info.version.id == pin.id == version_of(os.fstat(fd)).id):
-                    raise SourceChanged(f"{key!r} is no longer the version {pin.id}")
+                _check_pin(key, info.version, pin)
+                data = read_at(fd, pin.size_bytes, 0)
+                _check_pin(key, version_of(os.fstat(fd)), pin)
         except ObjectNotFound as error:
             raise SourceChanged(f"{key!r} is gone") from error
         return info, data
@@ -344,8 +343,7 @@ class FileStore(Store):
             info = self._head(bucket, key, False)
         except ObjectNotFound as error:
             raise SourceChanged(f"{key!r} is gone") from error
-        if info.version.id != pin.id:
-            raise SourceChanged(f"{key!r} is no longer the version {pin.id}")
+        _check_pin(key, info.version, pin)
         return info
 
     def _entries(self, bucket: str, prefix: str, start_after: str) -> Generator[ListedObject, None, None]:
@@ -445,6 +443,11 @@ def _expecting(crc32c: int | None) -> Callable[[Digest], None]:
             raise IntegrityMismatch(f"read CRC32C {digest.crc32c:08x}, recorded {crc32c:08x}")
 
     return check
+
+
+def _check_pin(key: str, found: Version, pin: Version) -> None:
+    if found.id != pin.id:
+        raise SourceChanged(f"{key!r} is no longer the version {pin.id}")
 
 
 def _info(key: str, folder: int, name: bytes, fd: int, *, tags: bool) -> ObjectInfo:
