@@ -35,7 +35,6 @@ class Engine:
     def __init__(self, state: State, environ: Mapping[str, str]) -> None:
         self._state = state
         self._server = TemporalServer(state.folder, db_filename=state.database.name, headless=True)
-        self._server.grace_s = 0.0  # what it has answered is in its database; an orderly stop takes 1.3 s and adds nothing
         self._worker = ManagedProcess(
             "worker",
             [sys.executable, str(PRELOAD), str(WORKER), "--config", str(state.config)],

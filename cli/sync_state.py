@@ -84,7 +84,7 @@ class State:
 
     def forget_workflows(self) -> None:
         """Removes the server's database, once nothing in it is open. The ledger stays."""
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", "-journal", "-wal", "-shm"):
             self.database.with_name(self.database.name + suffix).unlink(missing_ok=True)
 
     def write_config(self, document: Mapping[str, Any]) -> None:

@@ -17,10 +17,13 @@ would wait 50 ms; a cluster has hundreds of shards and does not notice."""
 
 
 class TemporalServer(Server):
-    """`temporal server start-dev`. Workflows survive a restart only with `db_filename`; a relative one is in the folder."""
+    """`temporal server start-dev`. Workflows survive a restart only with `db_filename`; a relative one is in the folder.
+
+    Stops by SIGKILL: an orderly stop takes 1.3 s and adds nothing, since what the server has answered is in its database."""
 
     name = "temporal"
     ports_needed = 4
+    grace_s = 0.0
     namespace = "default"
 
     def __init__(
@@ -33,8 +36,6 @@ class TemporalServer(Server):
     ) -> None:
         super().__init__(folder)
         self.db_filename = db_filename
-        # An orderly stop takes 1.3 s; without a database there is nothing to put in order.
-        self.grace_s = 5.0 if db_filename else 0.0
         self.headless = headless
         self.dynamic_config = READS_A_SECOND | dict(dynamic_config or {})
 

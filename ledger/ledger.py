@@ -67,9 +67,6 @@ class Ledger:
         """As `range`: only the keys, and what listings show of both versions of each."""
         return await self._read(queries.token_range, route, after, before, limit)
 
-    async def receipt_count(self, route: str) -> int:
-        return await self._read(queries.receipt_count, route)
-
     async def in_sync_count(self, route: str) -> int:
         """Receipts of objects that are not about to be deleted."""
         return await self._read(queries.in_sync_count, route)

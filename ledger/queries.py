@@ -43,16 +43,13 @@ def _receipt(row: Any) -> Receipt:
     return Receipt(*values)
 
 
-def receipt_count(connection: Connection, route: str) -> int:
-    return connection.execute(select(func.count()).select_from(receipts).where(receipts.c.route == route)).scalar_one()
-
-
 def in_sync_count(connection: Connection, route: str) -> int:
     """Receipts of objects that are not about to be deleted."""
+    every = select(func.count()).select_from(receipts).where(receipts.c.route == route)
     gone = select(func.count()).select_from(
         pending_deletions.join(receipts, (receipts.c.route == pending_deletions.c.route) & (receipts.c.key == pending_deletions.c.key))
     )
-    return receipt_count(connection, route) - connection.execute(gone.where(pending_deletions.c.route == route)).scalar_one()
+    return connection.execute(every).scalar_one() - connection.execute(gone.where(pending_deletions.c.route == route)).scalar_one()
 
 
 def quarantined(connection: Connection, route: str, reason: str | None, after: str, limit: int) -> list[Quarantined]:

@@ -116,7 +116,7 @@ async def test_processes_open_and_write_a_new_database_at_once(ledger: Ledger, u
     await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
     assert [process.returncode for process in processes] == [0] * len(names)
 
-    assert await ledger.receipt_count("r") == 20 * len(names) + 20
+    assert await ledger.in_sync_count("r") == 20 * len(names) + 20
     report = await ledger.verify_chain("r")
     assert (report.intact, report.entries) == (True, 20 * len(names))
 

@@ -34,7 +34,7 @@ async def test_many_calls_share_few_transactions(ledger: Ledger, commits: list[o
         *(ledger.record(receipts=[Receipt("r", f"k{n}", "v", "d")], audit=[AuditEntry("r", f"k{n}", "copied")]) for n in range(500))
     )
     assert 1 <= len(commits) <= 3
-    assert await ledger.receipt_count("r") == 500
+    assert await ledger.in_sync_count("r") == 500
     assert (await ledger.verify_chain("r")).entries == 500
 
 
@@ -43,7 +43,7 @@ async def test_a_call_that_the_database_refuses_fails_alone(ledger: Ledger) -> N
     calls = [ledger.record(receipts=[Receipt("r", f"k{number}", wrong if number == 7 else "v", "d")]) for number in range(20)]
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(answer) for answer in answers] == [LedgerUnavailable if number == 7 else type(None) for number in range(20)]
-    assert await ledger.receipt_count("r") == 19
+    assert await ledger.in_sync_count("r") == 19
 
 
 async def test_a_call_that_fails_leaves_nothing(ledger: Ledger) -> None:
@@ -62,7 +62,7 @@ async def test_a_cancelled_call_disturbs_no_other(ledger: Ledger) -> None:
     calls[3].cancel()
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert [number for number, answer in enumerate(answers) if answer] == [3]
-    assert await ledger.receipt_count("r") >= 9
+    assert await ledger.in_sync_count("r") >= 9
 
 
 async def test_what_was_handed_over_is_written_before_the_ledger_closes(ledger: Ledger) -> None:
@@ -70,7 +70,7 @@ async def test_what_was_handed_over_is_written_before_the_ledger_closes(ledger: 
     await asyncio.sleep(0)
     await ledger.close()
     assert all(call.done() for call in calls) or await asyncio.gather(*calls)
-    assert await ledger.receipt_count("r") == 10
+    assert await ledger.in_sync_count("r") == 10
 
 
 async def test_a_group_has_a_bound_unless_one_call_is_larger() -> None:
@@ -108,6 +108,6 @@ async def test_processes_that_touch_the_same_keys_in_another_order_both_get_thro
             ledgers[0].record(receipts=[Receipt(*place, "v", "d") for place in places[:200]], forgotten=places[200:]),
             ledgers[1].record(receipts=[Receipt(*place, "v", "d") for place in places[200:]], forgotten=places[:200]),
         )
-        assert await ledgers[0].receipt_count("r") == 200
+        assert await ledgers[0].in_sync_count("r") == 200
     for ledger in ledgers:
         await ledger.close()

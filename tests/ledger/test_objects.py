@@ -22,7 +22,7 @@ async def test_the_last_receipt_of_a_key_counts(ledger: Ledger) -> None:
 
     assert await ledger.find("r", "k") == last
     assert await ledger.find("other", "k") is None
-    assert await ledger.receipt_count("r") == 2
+    assert await ledger.in_sync_count("r") == 2
 
 
 async def test_of_two_receipts_in_one_call_the_later_stays(ledger: Ledger) -> None:
@@ -62,7 +62,7 @@ async def test_forgotten_receipts_are_gone(ledger: Ledger) -> None:
 
 async def test_many_writers_at_once_lose_nothing(ledger: Ledger) -> None:
     await asyncio.gather(*(ledger.record(receipts=[Receipt("r", f"k{number}", "v", "d")]) for number in range(50)))
-    assert await ledger.receipt_count("r") == 50
+    assert await ledger.in_sync_count("r") == 50
 
 
 async def test_an_object_that_fails_again_counts_and_keeps_its_first_time(ledger: Ledger, clock: Any) -> None:
