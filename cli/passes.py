@@ -12,15 +12,16 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
+from cli.counts import counted, examined, moved
 from cli.live import with_open_partitions
 from cli.output import Output, printable
 from cli.session import DIFFERS, DONE, UNREACHABLE, Session
-from cli.sync_view import View, counted, moved
+from cli.sync_view import View
 from ledger.ledger import Ledger
 from ledger.rows import Finding
 from replication.errors import BY_REASON, Transient, Unavailable
 from replication.ids import pass_workflow_id
-from replication.passes import Counters, PassInput, PassProgress, PassResult
+from replication.passes import PassInput, PassProgress, PassResult
 from replication.prices import estimate
 from workflows.options import priority
 from workflows.visibility import route_attributes
@@ -132,7 +133,7 @@ def tell_end(output: Output, ended: PassResult | PassProgress, cost: Mapping[str
     counters = ended.counters
     seconds = ended.seconds if isinstance(ended, PassResult) else None
     dry = ended.mode == "plan"
-    told = _examined(counters) if ended.mode == "verify" else f"{counted(counters, dry=dry)}; {moved(counters, dry=dry)}"
+    told = examined(counters) if ended.mode == "verify" else f"{counted(counters, dry=dry)}; {moved(counters, dry=dry)}"
     output.line(f"{ended.state}: {told}" + (f" in {seconds:.1f} s" if seconds is not None else ""))
     if cost:
         output.line("estimated cost: " + ", ".join(f"{price:.2f} at the {side}" for side, price in cost.items()))
@@ -149,13 +150,6 @@ async def findings(ledger: Ledger, pass_id: str) -> AsyncIterator[Finding]:
         for finding in page:
             yield finding
         after = page[-1].sequence
-
-
-def _examined(counters: Counters) -> str:
-    return (
-        f"{counters.listed:,} listed, {counters.skipped:,} right, {counters.differing:,} with anomalies, "
-        f"{counters.extra:,} at the destination only, {counters.kept:,} left alone"
-    )
 
 
 def _line(document: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from temporalio.client import Client
 
+from cli.counts import pending_deletions
 from cli.open_passes import limits_text
 from cli.output import printable
 from cli.pollers import pollers
@@ -111,7 +112,7 @@ def _standing(route: dict[str, Any]) -> list[str]:
         if reasons := route.get(state):
             told.append(f"{sum(reasons.values()):,} {state} ({_counts(reasons)})")
     if pending := route.get("pending_deletions"):
-        told.append(f"{pending:,} pending deletions" if pending > 1 else "1 pending deletion")
+        told.append(pending_deletions(pending))
     lines = [f"{route['route']}: {', '.join(told)}; lag {format_duration(round(route['lag_s']))}"]
     lines += [f"  running: {_running(found)}" for found in route["passes"]]
     if last := route.get("last_pass"):

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from cli.counts import counted, moved
 from cli.output import Output, printable
 from cli.sync_pass import Ending
 from replication.passes import Counters, PassProgress
@@ -118,24 +119,6 @@ def closing_lines(ending: Ending) -> list[str]:
     rate = "" if dry or not ending.seconds else f", {format_size(int(counters.bytes_copied / ending.seconds))}/s"
     lines = [counted(counters, dry=dry), f"{moved(counters, dry=dry)} in {format_duration(round(ending.seconds, 1))}{rate}"]
     return lines + [f"  {printable(note)}" for note in ending.notes]
-
-
-def counted(counters: Counters, *, dry: bool) -> str:
-    """What a pass did with how many objects, or would do."""
-    told = [
-        f"{counters.listed:,} listed",
-        f"{counters.copied:,} {'to copy' if dry else 'copied'}",
-        f"{counters.updated:,} {'to update' if dry else 'updated'}",
-        f"{counters.skipped:,} in sync",
-        f"{counters.deleted:,} {'to delete' if dry else 'deleted'}",
-        f"{counters.failed + counters.blocked:,} failed",
-    ]
-    rest = (("kept", counters.kept), ("waiting", counters.waiting), ("left at the destination only", counters.left))
-    return ", ".join(told + [f"{value:,} {name}" for name, value in rest if value])
-
-
-def moved(counters: Counters, *, dry: bool) -> str:
-    return f"{format_size(counters.bytes_copied)} {'to copy' if dry else 'copied'}"
 
 
 def document(ending: Ending, source: str, destination: str) -> dict[str, Any]:

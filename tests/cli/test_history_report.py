@@ -103,7 +103,7 @@ async def test_undo_forgets_pending_deletions_and_explain_tells_them_before(lane
     assert explained["next"]["what"].startswith("its replica is deleted by the first pass after ")
     assert "since then the source changed" in lines
     assert (undone.code, undone.document) == (0, {"route": lane.name, "dropped": 2})
-    assert again.stdout == f"0 pending deletions of route {lane.name} are forgotten\n"
+    assert again.stdout == f"forgotten: 0 pending deletions of route {lane.name}\n"
     assert after["pending_deletion"] is None
     assert await lane.replicas() == 3
 
