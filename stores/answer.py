@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from replication.errors import ServerFault
+from stores.chunks import Chunk
 
 MAX_HEAD = 64 * 1024
 BODILESS = frozenset({204, 304})
@@ -64,9 +65,9 @@ class AnswerReader:
     def __init__(self, method: str, max_body: int) -> None:
         self._method = method
         self._max_body = max_body
-        self._take: Callable[[AnswerReader, bytes], bool] = AnswerReader._head
+        self._take: Callable[[AnswerReader, Chunk], bool] = AnswerReader._head
         self._held = b""
-        self._pieces: list[bytes] = []
+        self._pieces: list[Chunk] = []
         self._taken = 0
         self._left = 0
         self._chunk_ends = False
@@ -77,10 +78,25 @@ class AnswerReader:
 
     @property
     def body(self) -> bytes:
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        """What has come of it, without what was taken."""
+        return bytes(self._pieces[0]) if len(self._pieces) == 1 else b"".join(self._pieces)
 
-    def feed(self, data: bytes) -> bool:
-        """True once the answer is whole. Raises `ServerFault`."""
+    @property
+    def has_head(self) -> bool:
+        return self._take is not AnswerReader._head
+
+    @property
+    def has_more(self) -> bool:
+        """Whether anything is there to be taken."""
+        return bool(self._pieces)
+
+    def take(self) -> list[Chunk]:
+        """What has come of the body since this was asked last."""
+        taken, self._pieces = self._pieces, []
+        return taken
+
+    def feed(self, data: Chunk) -> bool:
+        """True once the answer is whole. Raises `ServerFault`. Pieces of the body may be views of `data`."""
         self.began = True
         return self._take(self, data)
 
@@ -91,7 +107,7 @@ class AnswerReader:
 
     # --- the head ----------------------------------------------------------------------------------------------------
 
-    def _head(self, data: bytes) -> bool:
+    def _head(self, data: Chunk) -> bool:
         held = self._held + data
         while True:
             head, found, rest = held.partition(b"\r\n\r\n")
@@ -124,7 +140,7 @@ class AnswerReader:
         self.status, self.headers = int(told[2]), Headers(fields)
         self.keeps = told[1] == "1" and "close" not in fields.get("connection", "").lower()
 
-    def _framing(self) -> Callable[[AnswerReader, bytes], bool]:
+    def _framing(self) -> Callable[[AnswerReader, Chunk], bool]:
         if self._method == "HEAD" or self.status in BODILESS:
             return AnswerReader._fixed
         length = self.headers.get("content-length")
@@ -148,12 +164,12 @@ class AnswerReader:
         if size > self._max_body:
             raise ServerFault(f"{self._method}: the answer is larger than {self._max_body} bytes")
 
-    def _keep(self, data: bytes) -> None:
+    def _keep(self, data: Chunk) -> None:
         self._taken += len(data)
         self._check(self._taken)
         self._pieces.append(data)
 
-    def _fixed(self, data: bytes) -> bool:
+    def _fixed(self, data: Chunk) -> bool:
         if len(data) > self._left:
             data, self.keeps = data[: self._left], False
         self._left -= len(data)
@@ -161,12 +177,12 @@ class AnswerReader:
             self._pieces.append(data)
         return not self._left
 
-    def _to_the_end(self, data: bytes) -> bool:
+    def _to_the_end(self, data: Chunk) -> bool:
         if data:
             self._keep(data)
         return False
 
-    def _chunked(self, data: bytes) -> bool:
+    def _chunked(self, data: Chunk) -> bool:
         held = self._held + data
         while held:
             if self._left:
@@ -202,7 +218,7 @@ class AnswerReader:
             raise ServerFault(f"{self._method}: a chunk of the answer is longer than its size")
         self._chunk_ends = False
 
-    def _trailers(self, data: bytes) -> bool:
+    def _trailers(self, data: Chunk) -> bool:
         held = self._held + data
         if held.startswith(b"\r\n"):
             self.keeps = self.keeps and len(held) == 2

@@ -29,6 +29,7 @@ from replication.models import (
     Version,
 )
 from stores.body import Body
+from stores.chunks import Chunks
 
 
 class Store(ABC):
@@ -63,7 +64,7 @@ class Store(ABC):
         duplicates and without reserved names. Raises `ServerFault` when the store breaks that order."""
 
     @abstractmethod
-    def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AbstractAsyncContextManager[Chunks]:
         """Exactly `length` > 0 bytes from `offset` of exactly the version `pin`, as stored (never decoded).
 
         Raises `SourceChanged` if that version is no longer the one to be read, `IntegrityMismatch` on a short, long or

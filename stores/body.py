@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 from replication.errors import IntegrityMismatch
 from stores.checksum import Digest
+from stores.chunks import Chunk, Chunks
 
 
 class Body:
@@ -18,7 +19,7 @@ class Body:
 
     def __init__(
         self,
-        chunks: AsyncIterator[bytes],
+        chunks: Chunks,
         size_bytes: int,
         *,
         digest: Digest | None = None,
@@ -38,7 +39,7 @@ class Body:
     def of(cls, data: bytes, *, checked: Digest | None = None) -> Body:
         """A body whose bytes are all there; `checked` is their digest where it was computed already."""
 
-        async def once() -> AsyncIterator[bytes]:
+        async def once() -> Chunks:
             if data:
                 yield data
 
@@ -53,8 +54,8 @@ class Body:
         """The digest of the bytes once they have passed; of a gathered body with every checksum that was computed."""
         return self._gathered or self.digest
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        held: bytes | None = None
+    async def __aiter__(self) -> Chunks:
+        held: Chunk | None = None
         async for chunk in self._chunks:
             self.digest.update(chunk)
             if held is not None:

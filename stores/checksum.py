@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
-from awscrt import checksums as crt
+from awscrt import checksums
 from isal import isal_zlib
 
 from replication.models import Checksums
 from replication.verify import companion_kind
+from stores.chunks import Chunk
+
+crt: Any = checksums
+"""Typed as if it took bytes alone."""
 
 
 class Digest:
@@ -30,7 +34,7 @@ class Digest:
         only_md5 = md5 and like is not None and like.md5 is not None and like.crc32c is None and self._companion_kind is None
         self._md5 = hashlib.md5(usedforsecurity=False) if only_md5 else None
 
-    def update(self, chunk: bytes) -> None:
+    def update(self, chunk: Chunk) -> None:
         self.crc32c = crt.crc32c(chunk, self.crc32c)
         self.size_bytes += len(chunk)
         if self._companion_kind == "crc64nvme":

@@ -1,26 +1,41 @@
-"""Keep-alive connections for requests whose body and answer are small enough to be held whole.
+"""Keep-alive connections for requests whose body is small enough to be held whole.
 
-A request goes out in one write and its answer comes back as one value, which costs a fraction of what a general client
-does for each. Nothing is repeated, redirected, decoded or normalised here.
+A request goes out in one write. Its answer comes back as one value, or as it comes, read into memory that is handed on
+and not copied; both cost a fraction of what a general client does. Nothing is repeated, redirected, decoded or
+normalised here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
-from functools import cache
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import cache, partial
 from typing import cast
 from urllib.parse import urlsplit
 
 from replication.errors import EndpointUnreachable, ServerFault, StoreTimeout
 from stores.answer import AnswerReader
+from stores.chunks import Chunk, Chunks
 
 CONNECT_TIMEOUT_S = 10.0
 KEEP_S = 15.0
 """How long an unused connection is trusted to be open still."""
 ONE_WRITE = 64 * 1024
 """Bytes of a body that are put behind the head in one piece."""
+BLOCK = 512 * 1024
+"""Memory that pieces of one answer are read into, one behind the other."""
+MIN_ROOM = 256 * 1024
+"""What must be left of a block for another piece."""
+AHEAD = 512 * 1024
+"""What is read of an answer before somebody takes it."""
+
+SCRATCH = 256 * 1024
+"""The most that is read in one go of an answer that comes back as one value."""
+
+_NO_ROOM = memoryview(b"")
 
 
 class Unanswered(ConnectionError):
@@ -35,6 +50,7 @@ class Connections:
         self._idle: dict[str, list[_Connection]] = {}
         self._busy: set[_Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
+        self._scratch = memoryview(bytearray(SCRATCH))
 
     async def exchange(
         self,
@@ -65,6 +81,28 @@ class Connections:
             self._busy.discard(connection)
         self._give_back(origin, connection, reader.keeps)
         return reader
+
+    @asynccontextmanager
+    async def open(
+        self, method: str, origin: str, target: str, headers: Mapping[str, str], *, idle_timeout_s: float, fresh: bool = False
+    ) -> AsyncIterator[AnswerStream]:
+        """One request without a body, and its answer as it comes. Raises as `exchange`.
+
+        A connection whose answer was not read to its end is closed.
+        """
+        head = encode_head(method, target, headers, None)
+        reader = AnswerReader(method, sys.maxsize)
+        connection = (None if fresh else self._take(origin)) or await self._connect(origin)
+        self._busy.add(connection)
+        try:
+            yield await connection.open(head, reader, idle_timeout_s)
+        except BaseException:
+            connection.abort()
+            raise
+        finally:
+            self._busy.discard(connection)
+            connection.end()
+        self._give_back(origin, connection, reader.keeps)
 
     async def close(self) -> None:
         """Ends every connection; a request under way fails."""
@@ -112,7 +150,8 @@ class Connections:
         context = _context(self._verify) if parts.scheme == "https" else None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, connection = await loop.create_connection(lambda: _Connection(loop), parts.hostname or "", port, ssl=context)
+                made = partial(_Connection, loop, self._scratch)
+                _, connection = await loop.create_connection(made, parts.hostname or "", port, ssl=context)
         except TimeoutError as error:
             raise StoreTimeout("no connection within the time limit") from error
         except (OSError, ssl.SSLError) as error:
@@ -140,17 +179,43 @@ def encode_head(method: str, target: str, headers: Mapping[str, str], data: byte
     return f"{text}\r\n\r\n".encode()
 
 
-class _Connection(asyncio.Protocol):
+class AnswerStream:
+    """An answer whose head is there, and whose body is read as it comes."""
+
+    def __init__(self, connection: _Connection, reader: AnswerReader) -> None:
+        self._connection = connection
+        self._reader = reader
+        self.status = reader.status
+        self.headers = reader.headers
+
+    async def chunks(self) -> Chunks:
+        """Raises `ServerFault` where the connection breaks before the end, `StoreTimeout` where nothing comes."""
+        while not self._connection.is_whole or self._reader.has_more:
+            await self._connection.more()
+            for chunk in self._reader.take():
+                yield chunk
+
+
+class _Connection(asyncio.BufferedProtocol):
     """One connection, with at most one request under way."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, scratch: memoryview) -> None:
         self._loop = loop
+        self._scratch = scratch
         self._transport: asyncio.Transport | None = None
         self._reader: AnswerReader | None = None
-        self._answered: asyncio.Future[None] | None = None
+        self.is_whole = False
+        """The answer to the request under way is there to its end."""
+        self._failure: Exception | None = None
+        self._awaited: Callable[[], bool] = bool
+        self._woken: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
         self._unsent = 0
+        self._room: memoryview | None = None
+        self._into = scratch
+        self._ahead = 0
+        self._is_paused = False
         self.used_at = 0.0
 
     @property
@@ -159,34 +224,82 @@ class _Connection(asyncio.Protocol):
 
     @property
     def is_clean(self) -> bool:
-        """Open, and everything of the last request has left."""
-        return self._transport is not None and not self._transport.is_closing() and not self._transport.get_write_buffer_size()
+        """Open, the last answer was whole, and everything of its request has left."""
+        if self._transport is None or self._transport.is_closing():
+            return False
+        return self.is_whole and not self._is_paused and not self._transport.get_write_buffer_size()
 
     async def ask(self, head: bytes, data: bytes | None, reader: AnswerReader, idle_timeout_s: float) -> None:
         """Sends a request and feeds its answer to `reader` until that is whole."""
-        if self._transport is None:
-            raise Unanswered("closed")
-        self._reader, self._answered = reader, self._loop.create_future()
-        self._heard_at, self._unsent = self._loop.time(), len(data or b"")
-        self._timer = self._loop.call_later(idle_timeout_s, self._watch, idle_timeout_s)
-        if data is not None and len(data) <= ONE_WRITE:
-            self._transport.write(head + data)
-        else:
-            self._transport.writelines([head, data or b""])
+        self._begin(reader, idle_timeout_s, len(data or b""))
         try:
-            await self._answered
+            assert self._transport is not None
+            if data is not None and len(data) <= ONE_WRITE:
+                self._transport.write(head + data)
+            else:
+                self._transport.writelines([head, data or b""])
+            await self._until(lambda: self.is_whole)
         finally:
-            self._reader = self._answered = None
+            self.end()
+
+    async def open(self, head: bytes, reader: AnswerReader, idle_timeout_s: float) -> AnswerStream:
+        """Sends a request and feeds its answer to `reader` until the head of that is there; `end` has to follow."""
+        self._begin(reader, idle_timeout_s)
+        assert self._transport is not None
+        self._room = _NO_ROOM
+        self._transport.write(head)
+        await self._until(lambda: reader.has_head)
+        return AnswerStream(self, reader)
+
+    async def more(self) -> None:
+        """Waits until there is more of the body to take, or the answer is whole."""
+        self._ahead = 0
+        reader, transport = self._reader, self._transport
+        assert reader is not None
+        if self._is_paused and transport is not None:
+            self._is_paused = False
+            transport.resume_reading()
+        await self._until(lambda: self.is_whole or reader.has_more)
+
+    def end(self) -> None:
+        """Nothing more of the answer is wanted."""
+        self._reader = self._room = None
+        if self._timer is not None:
             self._timer.cancel()
-            self.used_at = self._loop.time()
+        self.used_at = self._loop.time()
 
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
+    def _begin(self, reader: AnswerReader, idle_timeout_s: float, unsent: int = 0) -> None:
+        if self._transport is None:
+            raise Unanswered("closed")
+        self._reader, self.is_whole, self._failure = reader, False, None
+        self._ahead, self._unsent = 0, unsent
+        self._timer = self._loop.call_later(idle_timeout_s, self._watch, idle_timeout_s)
+
+    async def _until(self, met: Callable[[], bool]) -> None:
+        if not met() and self._failure is None:
+            self._heard_at = self._loop.time()
+            self._awaited, self._woken = met, self._loop.create_future()
+            try:
+                await self._woken
+            finally:
+                self._woken = None
+        if self._failure is not None and not met():
+            raise self._failure
+
+    def _wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
     def _watch(self, idle_timeout_s: float) -> None:
-        """Fails the request when nothing has come and nothing has left for so long."""
-        assert self._transport is not None
+        """Fails the request when somebody waits, and nothing has come and nothing has left for so long."""
+        if self._transport is None:
+            return
+        if self._woken is None:
+            self._heard_at = self._loop.time()
         if (unsent := self._transport.get_write_buffer_size()) < self._unsent:
             self._unsent, self._heard_at = unsent, self._loop.time()
         left = self._heard_at + idle_timeout_s - self._loop.time()
@@ -196,31 +309,60 @@ class _Connection(asyncio.Protocol):
             self._fail(StoreTimeout("no answer within the time limit"))
 
     def _fail(self, error: Exception) -> None:
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_exception(error)
+        self._failure = self._failure or error
+        self._wake()
 
     # --- what the event loop calls -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
-        if self._reader is None or self._answered is None or self._answered.done():
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """What is handed on as it comes is read into memory of its own, anything else into what all connections share."""
+        if self._room is None:
+            self._into = self._scratch
+        else:
+            if len(self._room) < MIN_ROOM:
+                self._room = memoryview(bytearray(BLOCK))
+            self._into = self._room
+        return self._into
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._room is None:
+            self._received(bytes(self._scratch[:nbytes]))
+        else:
+            self._room = self._into[nbytes:]
+            self._received(self._into[:nbytes])
+
+    def _received(self, data: Chunk) -> None:
+        if self._reader is None or self.is_whole or self._failure is not None:
             self.abort()  # nobody asked: whatever comes next on this connection would be an answer to the wrong request
             return
         self._heard_at = self._loop.time()
         try:
-            if self._reader.feed(data):
-                self._answered.set_result(None)
+            self.is_whole = self._reader.feed(data)
         except ServerFault as error:
             self._fail(error)
+            return
+        if self._room is not None and not self.is_whole:
+            self._hold_back(len(data))
+        if self._awaited():
+            self._wake()
+
+    def _hold_back(self, size_bytes: int) -> None:
+        """Reads no further while so much waits to be taken."""
+        self._ahead += size_bytes
+        if self._ahead >= AHEAD and not self._is_paused and self._transport is not None:
+            self._is_paused = True
+            self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._reader is None or self._answered is None or self._answered.done():
+        if self._reader is None or self.is_whole:
             return
         if exc is None and self._reader.end():
-            self._answered.set_result(None)
+            self.is_whole = True
+            self._wake()
         elif self._reader.began:
             self._fail(ServerFault(f"the connection broke in the middle of an answer: {exc or 'closed'}"))
         else:

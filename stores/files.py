@@ -43,6 +43,7 @@ from stores.beneath import (
 )
 from stores.body import Body
 from stores.checksum import Digest
+from stores.chunks import Chunks
 from stores.keylock import locked
 from stores.publish import CREATE, PIECE, Incoming, batches, check_condition, no_step, read_at, version_of
 from stores.sidecar import Record
@@ -152,10 +153,10 @@ class FileStore(Store):
             await self._run(entries.close)
 
     @asynccontextmanager
-    async def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[Chunks]:
         file = Pinned(self._root, bucket, key, pin, offset, length)
 
-        async def chunks() -> AsyncIterator[bytes]:
+        async def chunks() -> Chunks:
             piece = first
             while piece:
                 yield piece
@@ -428,7 +429,7 @@ def _take(items: Iterator[T], count: int) -> list[T]:
     return list(islice(items, count))
 
 
-async def _counted(chunks: AsyncIterator[bytes], progress: Callable[[int], None] | None) -> AsyncIterator[bytes]:
+async def _counted(chunks: Chunks, progress: Callable[[int], None] | None) -> Chunks:
     done = 0
     async for chunk in chunks:
         yield chunk

@@ -23,6 +23,7 @@ from stores.beneath import (
     sync_directory,
 )
 from stores.checksum import combine_crc32c
+from stores.chunks import Chunk
 from stores.keylock import try_lock
 from stores.publish import CREATE, Commit, Written, create_beside, publish, version_of, write_at
 
@@ -104,7 +105,7 @@ class OpenedUpload:
         self._end = offset
         self._append(journal.begun(number), sync=False)
 
-    def write(self, chunks: list[bytes]) -> None:
+    def write(self, chunks: Sequence[Chunk]) -> None:
         with mapped(self._key):
             self._end = write_at(self._fd, chunks, self._end)
 

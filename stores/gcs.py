@@ -38,11 +38,12 @@ from replication.models import Attributes, Condition, ListedObject, ObjectInfo, 
 from stores.base import Store
 from stores.body import Body
 from stores.checksum import encode_crc
+from stores.chunks import Chunks, exactly
 from stores.gcs_api import Data, GcsApi
 from stores.gcs_compose import joined, pieces_of
 from stores.gcs_credentials import BearerTokens
 from stores.gcs_errors import gcs_error
-from stores.gcs_media import check_media, exactly
+from stores.gcs_media import check_media
 from stores.gcs_objects import GcsObjects
 from stores.gcs_probe import presumed, probe_writes, sweep_probes
 from stores.gcs_resources import (
@@ -143,7 +144,7 @@ class GcsStore(Store):
                 yield page
 
     @asynccontextmanager
-    async def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[Chunks]:
         check_name(key)
         if offset + length > pin.size_bytes:
             raise IntegrityMismatch(f"bytes {offset} to {offset + length} of an object of {pin.size_bytes}")
@@ -155,7 +156,7 @@ class GcsStore(Store):
                 await self._objects.require_bucket(bucket)
                 raise SourceChanged(f"generation {pin.id} of {key!r} is gone") from error
             check_media(response.status, response.headers, pin, offset, length)
-            yield exactly(response.content.iter_any(), length)
+            yield exactly(response.chunks(), length)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

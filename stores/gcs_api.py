@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from urllib.parse import quote, urlencode
-
-import aiohttp
+from contextlib import asynccontextmanager
+from urllib.parse import quote, urlencode, urlsplit
 
 from replication.errors import ServerFault
+from stores.chunks import Chunks, gathered
+from stores.connections import AnswerStream
 from stores.gcs_credentials import BearerTokens
 from stores.gcs_errors import gcs_error
 from stores.gcs_resources import LISTING_FIELDS, OBJECT_FIELDS, Piece, Resource, object_path
-from stores.http import HttpPlane, read_error_body
+from stores.http import HttpPlane
 
-Data = bytes | AsyncIterator[bytes]
+Data = bytes | Chunks
 Query = Mapping[str, str | None]
 """Query parameters; one that is None is left out."""
 
 WORK_TIMEOUT_S = 60.0
 """Longest silence of a compose or rewrite, which answer only when the bytes are in place (rewrites: about 30 s a call)."""
+MAX_JSON = 64 << 20
+"""The largest answer that is read. A page of 1,000 objects with 8 KiB of metadata each is 8 MiB."""
 JSON_TYPE = "application/json; charset=UTF-8"
 
 
@@ -37,7 +39,8 @@ class GcsApi:
     """Requests to one endpoint. `tokens` is None for anonymous access; `boundary` makes a text that no body contains."""
 
     def __init__(self, base: str, plane: HttpPlane, tokens: BearerTokens | None, boundary: Callable[[], str]) -> None:
-        self._base = base
+        parts = urlsplit(base)
+        self._origin, self._host, self._root = f"{parts.scheme}://{parts.netloc}", parts.netloc, parts.path
         self._plane = plane
         self._tokens = tokens
         self._boundary = boundary
@@ -54,23 +57,27 @@ class GcsApi:
         head = f"--{boundary}\r\nContent-Type: {JSON_TYPE}\r\n\r\n{json.dumps(resource)}\r\n--{boundary}\r\n{media}\r\n".encode()
         tail = f"\r\n--{boundary}--\r\n".encode()
         headers = {
-            "Content-Type": f"multipart/related; boundary={boundary}",
-            "Content-Length": str(len(head) + size_bytes + len(tail)),
+            "content-type": f"multipart/related; boundary={boundary}",
+            "content-length": str(len(head) + size_bytes + len(tail)),
         }
         query = {"uploadType": "multipart", "ifGenerationMatch": if_generation, "fields": OBJECT_FIELDS}
-        url = f"{self._base}/upload/storage/v1/b/{quote(bucket, safe='')}/o{query_string(query)}"
+        path = f"/upload/storage/v1/b/{quote(bucket, safe='')}/o{query_string(query)}"
         body = head + data + tail if isinstance(data, bytes) else _between(head, data, tail)
-        return await self._send("POST", url, headers, body, f"insert {resource['name']!r}")
+        return await self._send("POST", path, headers, body, f"insert {resource['name']!r}")
 
-    def media(self, bucket: str, name: str, *, generation: str, span: str | None) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    @asynccontextmanager
+    async def media(self, bucket: str, name: str, *, generation: str, span: str | None) -> AsyncIterator[AnswerStream]:
         """The stored bytes of one generation; `span` is the value of a Range header. The answer is 200 or 206.
 
         `Accept-Encoding: gzip` asks for gzip-encoded objects as they are stored: without it GCS decompresses them and
         ignores the range (cloud.google.com/storage/docs/transcoding).
         """
-        url = f"{self._base}/storage/v1{object_path(bucket, name)}{query_string({'alt': 'media', 'generation': generation})}"
-        headers = {"Accept-Encoding": "gzip"} | ({"Range": span} if span else {})
-        return self._answer("GET", url, headers, None, f"read {name!r}", None)
+        path = f"{self._root}/storage/v1{object_path(bucket, name)}{query_string({'alt': 'media', 'generation': generation})}"
+        headers = await self._headers({"accept-encoding": "gzip"} | ({"range": span} if span else {}))
+        async with self._plane.open("GET", self._origin, path, headers) as answer:
+            if not 200 <= answer.status < 300:
+                raise gcs_error(answer.status, await gathered(answer.chunks(), MAX_JSON), answer.headers, f"read {name!r}")
+            yield answer
 
     async def compose(self, bucket: str, name: str, pieces: Sequence[Piece], resource: Resource, *, if_generation: str | None) -> Resource:
         """1 to 32 pinned pieces as one object. A composite has the storage class of its sources."""
@@ -126,14 +133,18 @@ class GcsApi:
         self, method: str, path: str, query: Query, what: str, payload: Resource | None = None, idle_timeout_s: float | None = None
     ) -> Resource:
         data = None if payload is None else json.dumps(payload).encode()
-        headers = {} if payload is None else {"Content-Type": JSON_TYPE}
-        return await self._send(method, f"{self._base}/storage/v1{path}{query_string(query)}", headers, data, what, idle_timeout_s)
+        headers = {} if payload is None else {"content-type": JSON_TYPE}
+        return await self._send(method, f"/storage/v1{path}{query_string(query)}", headers, data, what, idle_timeout_s)
 
     async def _send(
-        self, method: str, url: str, headers: dict[str, str], data: Data | None, what: str, idle_timeout_s: float | None = None
+        self, method: str, path: str, headers: dict[str, str], data: Data | None, what: str, idle_timeout_s: float | None = None
     ) -> Resource:
-        async with self._answer(method, url, headers, data, what, idle_timeout_s) as response:
-            text = await response.read()
+        told = await self._headers(headers)
+        status, answered, text = await self._plane.exchange(
+            method, self._origin, self._root + path, told, data, max_body=MAX_JSON, idle_timeout_s=idle_timeout_s
+        )
+        if not 200 <= status < 300:
+            raise gcs_error(status, text, answered, what)
         try:
             answer = json.loads(text) if text.strip() else {}
         except ValueError as error:
@@ -142,18 +153,12 @@ class GcsApi:
             raise ServerFault(f"{what}: the answer is not a JSON object")
         return answer or {}
 
-    @asynccontextmanager
-    async def _answer(
-        self, method: str, url: str, headers: dict[str, str], data: Data | None, what: str, idle_timeout_s: float | None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _headers(self, headers: dict[str, str]) -> dict[str, str]:
         authorization = await self._tokens.headers() if self._tokens else {}
-        async with self._plane.request(method, url, headers | authorization, data, idle_timeout_s=idle_timeout_s) as response:
-            if not 200 <= response.status < 300:
-                raise gcs_error(response.status, await read_error_body(response), response.headers, what)
-            yield response
+        return {"host": self._host} | headers | authorization
 
 
-async def _between(head: bytes, data: AsyncIterator[bytes], tail: bytes) -> AsyncIterator[bytes]:
+async def _between(head: bytes, data: Chunks, tail: bytes) -> Chunks:
     yield head
     async for chunk in data:
         yield chunk

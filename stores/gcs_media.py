@@ -1,8 +1,8 @@
-"""What an answer to a media request must look like before a byte of it is believed. Pure but for the byte stream."""
+"""What an answer to a media request must look like before a byte of it is believed."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 from replication.errors import IntegrityMismatch, SourceChanged
 from replication.models import Version
@@ -30,15 +30,3 @@ def _problem(status: int, headers: Mapping[str, str], size_bytes: int, offset: i
             return f"status {status}, Content-Range {headers.get('Content-Range')!r} instead of 206, {expected!r}"
     announced = headers.get("Content-Length", str(length))
     return None if announced == str(length) else f"{announced} bytes announced, {length} asked for"
-
-
-async def exactly(chunks: AsyncIterator[bytes], length: int) -> AsyncIterator[bytes]:
-    """The chunks, if they are `length` bytes together; `IntegrityMismatch` otherwise."""
-    left = length
-    async for chunk in chunks:
-        left -= len(chunk)
-        if left < 0:
-            raise IntegrityMismatch(f"more than {length} bytes came")
-        yield chunk
-    if left:
-        raise IntegrityMismatch(f"{left} of {length} bytes did not come")

@@ -1,6 +1,6 @@
 """The HTTP data plane under the S3 and GCS stores: pooled connections, exact URLs, bounded waits, raw bytes.
 
-Bodies that are streamed pass through aiohttp; what is small enough to be held whole goes over connections of our own
+A body that is sent as it comes passes through aiohttp; everything else goes over connections of our own
 (`stores/connections.py`). URLs are passed percent-encoded and are sent exactly so: nothing here normalises a path,
 follows a redirect or decodes a body. Failures to connect or to answer become errors of `replication/errors.py`;
 statuses are the caller's business.
@@ -11,26 +11,27 @@ from __future__ import annotations
 import asyncio
 import io
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 import aiohttp
 import yarl
 
 from replication.errors import EndpointUnreachable, ServerFault, StoreTimeout
-from stores.answer import AnswerReader
-from stores.connections import CONNECT_TIMEOUT_S, ONE_WRITE, Connections, Unanswered
+from stores.chunks import Chunks, gathered
+from stores.connections import CONNECT_TIMEOUT_S, ONE_WRITE, AnswerStream, Connections, Unanswered
 
 IDLE_TIMEOUT_S = 25.0
 """Longest silence on a socket; below every heartbeat timeout, so that a stalled store is noticed here first."""
-MAX_ERROR_BODY = 64 * 1024
 MAX_WHOLE = 8 << 20
 """The largest body that is handed to a connection in one piece."""
 READS = ("GET", "HEAD")
 FAILURES = (TimeoutError, aiohttp.ClientError, ssl.SSLError, OSError)
 
-Data = bytes | AsyncIterator[bytes] | None
+Data = bytes | Chunks | None
+T = TypeVar("T")
 
 
 class HttpPlane:
@@ -60,17 +61,17 @@ class HttpPlane:
         return self._session
 
     @asynccontextmanager
-    async def request(
-        self, method: str, url: str, headers: Mapping[str, str], data: Data = None, *, idle_timeout_s: float | None = None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request; the answer's body is the caller's to read inside the block. An exception raised by `data`
-        reaches the caller as itself."""
-        failure: list[BaseException] = []
-        try:
-            async with self._turns, await self._answer(method, url, headers, data, idle_timeout_s, failure) as response:
-                yield response
-        except FAILURES as error:
-            raise (failure[0] if failure else connection_error(error)) from error
+    async def open(
+        self, method: str, origin: str, target: str, headers: Mapping[str, str], *, idle_timeout_s: float = IDLE_TIMEOUT_S
+    ) -> AsyncIterator[AnswerStream]:
+        """One request to `target` of `https://host:port`; the answer's body is the caller's to read inside the block."""
+        async with self._turns, AsyncExitStack() as stack:
+            opening = partial(self._lean.open, method, origin, target, headers, idle_timeout_s=idle_timeout_s)
+            try:
+                answer = await stack.enter_async_context(opening())
+            except Unanswered:
+                answer = await _asked_again(lambda: stack.enter_async_context(opening(fresh=True)))
+            yield answer
 
     async def exchange(
         self,
@@ -85,53 +86,39 @@ class HttpPlane:
     ) -> tuple[int, Mapping[str, str], bytes]:
         """One request to `target` of `https://host:port`, and its whole answer.
 
-        Raises as `request`, and `ServerFault` for a body of more than `max_body` bytes.
+        Raises `ServerFault` for a body of more than `max_body` bytes, and whatever `data` raises as itself.
         """
-        if not (data is None or isinstance(data, bytes)) or len(data or b"") > MAX_WHOLE:
-            return await self._exchange_streamed(method, origin + target, headers, data, max_body, idle_timeout_s)
         idle_s = idle_timeout_s or IDLE_TIMEOUT_S
+        if not (data is None or isinstance(data, bytes)) or len(data or b"") > MAX_WHOLE:
+            return await self._upload(method, origin + target, headers, data, max_body, idle_s)
+        asking = partial(self._lean.exchange, method, origin, target, headers, data, max_body=max_body, idle_timeout_s=idle_s)
         async with self._turns:
             try:
-                reader = await self._lean.exchange(method, origin, target, headers, data, max_body=max_body, idle_timeout_s=idle_s)
+                reader = await asking()
             except Unanswered as error:
                 if method not in READS:
                     raise connection_error(error) from error
-                reader = await self._asked_again(method, origin, target, headers, max_body, idle_s)
+                reader = await _asked_again(lambda: asking(fresh=True))
         return reader.status, reader.headers, reader.body
 
-    async def _asked_again(
-        self, method: str, origin: str, target: str, headers: Mapping[str, str], max_body: int, idle_s: float
-    ) -> AnswerReader:
-        """The store had closed a pooled connection before an answer began: a read is asked once more."""
-        try:
-            return await self._lean.exchange(method, origin, target, headers, None, max_body=max_body, idle_timeout_s=idle_s, fresh=True)
-        except Unanswered as error:
-            raise connection_error(error) from error
-
-    async def _exchange_streamed(
-        self, method: str, url: str, headers: Mapping[str, str], data: Data, max_body: int, idle_timeout_s: float | None
+    async def _upload(
+        self, method: str, url: str, headers: Mapping[str, str], data: Data, max_body: int, idle_timeout_s: float
     ) -> tuple[int, Mapping[str, str], bytes]:
-        async with self.request(method, url, headers, data, idle_timeout_s=idle_timeout_s) as response:
-            try:
-                return response.status, response.headers, await _whole(response, max_body)
-            except BaseException:
-                response.close()
-                raise
-
-    async def _answer(
-        self, method: str, url: str, headers: Mapping[str, str], data: Data, idle_timeout_s: float | None, failure: list[BaseException]
-    ) -> aiohttp.ClientResponse:
-        options: dict[str, Any] = {"allow_redirects": False}
-        if idle_timeout_s is not None:
-            options["timeout"] = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=idle_timeout_s)
-        target, session = yarl.URL(url, encoded=True), self._open()
+        """A request with a body that is sent as it comes."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=idle_timeout_s)
+        failure: list[BaseException] = []
+        asking = self._open().request(
+            method, yarl.URL(url, encoded=True), headers=headers, data=_body(data, failure), timeout=timeout, allow_redirects=False
+        )
         try:
-            return await session.request(method, target, headers=headers, data=_body(data, failure), **options)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if method not in READS or isinstance(error, aiohttp.ClientConnectorError):
-                raise
-            # The store had closed a pooled connection before an answer began: a read is asked once more.
-            return await session.request(method, target, headers=headers, **options)
+            async with self._turns, asking as response:
+                try:
+                    return response.status, response.headers, await gathered(response.content.iter_any(), max_body)
+                except BaseException:
+                    response.close()
+                    raise
+        except FAILURES as error:
+            raise (failure[0] if failure else connection_error(error)) from error
 
     async def close(self) -> None:
         await self._lean.close()
@@ -147,19 +134,15 @@ def _body(data: Data, failure: list[BaseException]) -> Any:
     return data if len(data) <= ONE_WRITE else io.BytesIO(data)
 
 
-async def _whole(response: aiohttp.ClientResponse, max_body: int) -> bytes:
-    announced = response.content_length
-    if announced is not None and announced <= max_body:
-        return await response.read()
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > max_body:
-            raise ServerFault(f"{response.method}: the answer is larger than {max_body} bytes")
-    return bytes(body)
+async def _asked_again(ask: Callable[[], Awaitable[T]]) -> T:
+    """The store had closed a pooled connection before an answer began: a read is asked once more."""
+    try:
+        return await ask()
+    except Unanswered as error:
+        raise connection_error(error) from error
 
 
-async def _watched(data: AsyncIterator[bytes], failure: list[BaseException]) -> AsyncIterator[bytes]:
+async def _watched(data: Chunks, failure: list[BaseException]) -> Chunks:
     try:
         async for chunk in data:
             yield chunk
@@ -175,8 +158,3 @@ def connection_error(error: BaseException) -> Exception:
     if isinstance(error, (aiohttp.ClientConnectorError, ssl.SSLError)):
         return EndpointUnreachable(f"cannot connect: {error}")
     return ServerFault(f"the connection broke: {type(error).__name__}: {error}")
-
-
-async def read_error_body(response: aiohttp.ClientResponse) -> bytes:
-    """At most 64 KiB of an error's body; a hostile endpoint can send no more than that into memory."""
-    return await response.content.read(MAX_ERROR_BODY)

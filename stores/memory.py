@@ -29,6 +29,7 @@ from replication.limits import FILE_LIMITS, Capabilities, Limits
 from replication.models import Attributes, Checksums, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
 from stores.base import Store
 from stores.body import Body
+from stores.chunks import Chunks
 from stores.memory_buckets import Bucket, Content, Counted, Held, Joined, Stored, Synthetic, Upload, holds, same_content, same_version
 
 
@@ -87,10 +88,10 @@ class MemoryStore(Store):
                 yield listed
 
     @asynccontextmanager
-    async def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[Chunks]:
         content = self._pinned(bucket, key, pin, offset, length)
 
-        async def chunks() -> AsyncIterator[bytes]:
+        async def chunks() -> Chunks:
             for chunk in content.slices(offset, length):
                 yield chunk
 

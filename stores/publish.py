@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from replication.models import Attributes, Checksums, Condition, ObjectInfo, Ver
 from stores import sidecar
 from stores.beneath import bucket_directory, make_directories, mapped, prune, remove, rename_new, split_key, status, sync_directory
 from stores.body import Body
+from stores.chunks import Chunk
 from stores.keylock import locked
 from stores.sidecar import Record
 
@@ -76,9 +77,9 @@ def check_condition(condition: Condition, there: os.stat_result | None, key: str
             raise PreconditionFailed(f"{key!r} is {'absent' if there is None else 'another version'}")
 
 
-async def batches(body: Body) -> AsyncIterator[list[bytes]]:
+async def batches(body: Body) -> AsyncIterator[list[Chunk]]:
     """The body in lists of chunks of about `PIECE` bytes; checked against the checksum that it announced."""
-    batch: list[bytes] = []
+    batch: list[Chunk] = []
     size = 0
     async for chunk in body:
         batch.append(chunk)
@@ -92,7 +93,7 @@ async def batches(body: Body) -> AsyncIterator[list[bytes]]:
         yield batch
 
 
-def write_at(fd: int, chunks: list[bytes], offset: int) -> int:
+def write_at(fd: int, chunks: Sequence[Chunk], offset: int) -> int:
     """Writes all of `chunks` at `offset`; returns where they end."""
     end = offset + sum(map(len, chunks))
     offset += os.pwritev(fd, chunks, offset)
@@ -190,7 +191,7 @@ class Incoming:
             self._write([data])
             return self._publish(bucket, Commit(len(data), crc32c, attributes, condition, self._on_step))
 
-    def write(self, chunks: list[bytes]) -> None:
+    def write(self, chunks: Sequence[Chunk]) -> None:
         with mapped(self._key):
             if self._fd < 0:
                 with bucket_directory(self._root, self._bucket) as bucket:
@@ -221,7 +222,7 @@ class Incoming:
     def _open(self, bucket: int) -> None:
         self._folder, self._fd, self._made = create_beside(bucket, self._parents, self._temporary, self._key)
 
-    def _write(self, chunks: list[bytes]) -> None:
+    def _write(self, chunks: Sequence[Chunk]) -> None:
         self._end = write_at(self._fd, chunks, self._end)
         self._on_step("written")
 

@@ -32,6 +32,7 @@ from replication.models import Attributes, Condition, ListedObject, ObjectInfo, 
 from stores.base import Store
 from stores.body import Body
 from stores.checksum import decode_crc
+from stores.chunks import Chunks, exactly
 from stores.s3headers import (
     FULL_OBJECT,
     attribute_headers,
@@ -48,7 +49,7 @@ from stores.s3list import S3Listing
 from stores.s3probe import WriteProbe, honours_read_pins, key_refusal, presumed, sweep_probes, unkept_key
 from stores.s3send import S3Sending
 from stores.s3tags import S3Tags
-from stores.s3wire import Address, Answer, DefaultChain, S3Wire, StaticCredentials, exactly, read_answer
+from stores.s3wire import Address, Answer, DefaultChain, S3Wire, StaticCredentials, read_answer
 from stores.s3xml import (
     complete_document,
     is_error,
@@ -184,17 +185,17 @@ class S3Store(Store):
         return self._listing.pages(bucket, prefix, start_after, page_size)
 
     @asynccontextmanager
-    async def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[Chunks]:
         whole = offset == 0 and length == pin.size_bytes
         query = {"versionId": pin.id} if pin.id else None
         headers = {} if pin.id else {"if-match": quoted(pin)}
         if not whole:
             headers["range"] = f"bytes={offset}-{offset + length - 1}"
-        async with self._wire.open("GET", bucket, key, query, headers) as response:
-            if response.status != (200 if whole else 206):
-                raise self._read_error(await read_answer(response), key)
-            _check_read(response.headers, pin, None if whole else offset, length)
-            yield exactly(response, length)
+        async with self._wire.open("GET", bucket, key, query, headers) as answer:
+            if answer.status != (200 if whole else 206):
+                raise self._read_error(await read_answer("GET", answer), key)
+            _check_read(answer.headers, pin, None if whole else offset, length)
+            yield exactly(answer.chunks(), length)
 
     async def fetch(self, bucket: str, key: str, *, pin: Version) -> tuple[ObjectInfo, bytes]:
         check_key(key)

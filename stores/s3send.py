@@ -8,7 +8,7 @@ asked to: taking a trailer apart costs a SeaweedFS a tenth more CPU, and no part
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -17,6 +17,7 @@ from replication.limits import KIB, MIB, Capabilities, UploadChecksum
 from stores.body import Body
 from stores.budget import ByteBudget
 from stores.checksum import decode_crc, encode_crc
+from stores.chunks import Chunks
 from stores.s3headers import ASKED, CRC32C
 from stores.s3wire import Answer, S3Wire, framed, trailer_headers
 from stores.signing import UNSIGNED_PAYLOAD, UNSIGNED_PAYLOAD_TRAILER
@@ -77,7 +78,7 @@ class S3Sending:
             headers[CRC32C] = encode_crc(body.result().crc32c)
             return await self._wire.send("PUT", bucket, key, query, headers, body.whole)
         known, size = body.known_crc32c, body.size_bytes
-        data: bytes | AsyncIterator[bytes]
+        data: bytes | Chunks
         payload = UNSIGNED_PAYLOAD
         async with AsyncExitStack() as holding:
             if size <= SMALL_BODY or (mode == "header" and known is None):

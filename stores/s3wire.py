@@ -10,12 +10,13 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aioboto3
-import aiohttp
 from botocore.exceptions import BotoCoreError
 
-from replication.errors import CredentialsRefused, IntegrityMismatch, ObjectError, ServerFault
+from replication.errors import CredentialsRefused, ObjectError
 from stores.checksum import encode_crc
-from stores.http import HttpPlane, connection_error
+from stores.chunks import Chunks, gathered
+from stores.connections import AnswerStream
+from stores.http import HttpPlane
 from stores.mapping import retry_after, s3_error
 from stores.s3headers import CRC32C
 from stores.s3xml import MAX_DOCUMENT, Fields, is_error, parse_error
@@ -139,21 +140,12 @@ class S3Wire:
 
     @asynccontextmanager
     async def open(
-        self,
-        method: str,
-        bucket: str,
-        key: str = "",
-        query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] = _NO_HEADERS,
-        data: bytes | AsyncIterator[bytes] | None = None,
-        *,
-        payload: str = UNSIGNED_PAYLOAD,
-        idle_timeout_s: float | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer with its body unread, whatever its status. Header names are lower-case."""
-        origin, target, signed = await self._signed(method, bucket, key, query, headers, payload)
-        async with self._plane.request(method, origin + target, signed, data, idle_timeout_s=idle_timeout_s) as response:
-            yield response
+        self, method: str, bucket: str, key: str, query: Mapping[str, str] | None = None, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> AsyncIterator[AnswerStream]:
+        """The answer with its body unread, whatever its status."""
+        origin, target, signed = await self._signed(method, bucket, key, query, headers, UNSIGNED_PAYLOAD)
+        async with self._plane.open(method, origin, target, signed) as answer:
+            yield answer
 
     async def _signed(
         self, method: str, bucket: str, key: str, query: Mapping[str, str] | None, headers: Mapping[str, str], payload: str
@@ -173,7 +165,7 @@ class S3Wire:
         key: str = "",
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] = _NO_HEADERS,
-        data: bytes | AsyncIterator[bytes] | None = None,
+        data: bytes | Chunks | None = None,
         *,
         payload: str = UNSIGNED_PAYLOAD,
         idle_timeout_s: float | None = None,
@@ -206,31 +198,9 @@ class S3Wire:
         await self._plane.close()
 
 
-async def read_answer(response: aiohttp.ClientResponse) -> Answer:
+async def read_answer(method: str, answer: AnswerStream) -> Answer:
     """The whole answer; `ServerFault` beyond `MAX_DOCUMENT` bytes."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > MAX_DOCUMENT:
-            raise ServerFault(f"{response.method}: the answer is larger than {MAX_DOCUMENT} bytes")
-    return Answer(response.method, response.status, response.headers, bytes(body))
-
-
-async def exactly(response: aiohttp.ClientResponse, length: int) -> AsyncIterator[bytes]:
-    """The body's chunks as they come; `IntegrityMismatch` if they are not `length` bytes."""
-    seen = 0
-    try:
-        async for chunk in response.content.iter_any():
-            seen += len(chunk)
-            if seen > length:
-                raise IntegrityMismatch(f"the answer has more than the {length} bytes asked for")
-            yield chunk
-    except aiohttp.ClientPayloadError as error:
-        raise IntegrityMismatch(f"the answer ended after {seen} of {length} bytes") from error
-    except (TimeoutError, aiohttp.ClientError, OSError) as error:
-        raise connection_error(error) from error
-    if seen != length:
-        raise IntegrityMismatch(f"the answer has {seen} bytes, {length} were asked for")
+    return Answer(method, answer.status, answer.headers, await gathered(answer.chunks(), MAX_DOCUMENT))
 
 
 # --- aws-chunked framing with a checksum trailer ---------------------------------------------------------------------
@@ -259,7 +229,7 @@ def framed_bytes(data: bytes, crc32c: int) -> bytes:
     return b"%x\r\n%b\r\n0\r\n%b:%b\r\n\r\n" % (len(data), data, CRC32C.encode(), encode_crc(crc32c).encode())
 
 
-async def framed(chunks: AsyncIterator[bytes], size_bytes: int, crc32c: Callable[[], int]) -> AsyncIterator[bytes]:
+async def framed(chunks: Chunks, size_bytes: int, crc32c: Callable[[], int]) -> Chunks:
     """The body as one aws-chunk, nothing copied, and its CRC32C (asked for once all has passed) as the trailer."""
     yield f"{size_bytes:x}\r\n".encode()
     async for chunk in chunks:

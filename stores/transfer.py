@@ -21,6 +21,7 @@ from stores.base import Store
 from stores.body import Body
 from stores.budget import ByteBudget
 from stores.checksum import Digest
+from stores.chunks import Chunk
 from stores.pace import current_budget
 
 GATHER_MAX = 8 * MIB
@@ -146,13 +147,13 @@ async def _gathered(source: Place, pin: Version, checksums: Checksums, meter: Me
     return Body.of(data, checked=digest)
 
 
-def _range(source: Place, pin: Version, offset: int, length: int, meter: Meter) -> contextlib.aclosing[AsyncGenerator[bytes, None]]:
+def _range(source: Place, pin: Version, offset: int, length: int, meter: Meter) -> contextlib.aclosing[AsyncGenerator[Chunk, None]]:
     """The bytes of a range, metered. Closed at the end of the block, also when a store stops taking them half-way: the
     connection to the source is given back then and not when the garbage is collected."""
 
     budget = current_budget()
 
-    async def chunks() -> AsyncGenerator[bytes, None]:
+    async def chunks() -> AsyncGenerator[Chunk, None]:
         async with source.store.read(source.bucket, source.key, pin=pin, offset=offset, length=length) as pieces:
             async for piece in pieces:
                 meter(len(piece))

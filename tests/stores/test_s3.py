@@ -312,7 +312,7 @@ async def test_a_large_write_whose_fence_holds_says_so(store: S3Store, bucket: s
 # --- reads -------------------------------------------------------------------------------------------------------------
 
 READ_FAULTS: dict[str, tuple[Rule, type[ObjectError]]] = {
-    "cut": (Rule(Truncate(), "mid_response", at=100), IntegrityMismatch),
+    "cut": (Rule(Truncate(), "mid_response", at=100), ServerFault),
     "cut-and-length-fixed": (Rule(TruncateFixLength(), "mid_response", at=100), IntegrityMismatch),
     "misplaced": (Rule(RewriteHeader("Content-Range", "bytes 1-1000/2000"), "after_upstream"), IntegrityMismatch),
     "other-size": (Rule(RewriteHeader("Content-Range", "bytes 0-999/2001"), "after_upstream"), IntegrityMismatch),

@@ -9,6 +9,7 @@ import pytest
 from replication.errors import IntegrityMismatch
 from stores.body import Body
 from stores.checksum import Digest, crc32c
+from stores.chunks import Chunk
 
 
 async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
@@ -16,9 +17,9 @@ async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def handed_out(body: Body) -> tuple[list[bytes], Exception | None]:
+async def handed_out(body: Body) -> tuple[list[Chunk], Exception | None]:
     """The chunks that came before the end or the error."""
-    got: list[bytes] = []
+    got: list[Chunk] = []
     try:
         async for chunk in body:
             got.append(chunk)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import pytest
 
 from replication.errors import EndpointUnreachable, ServerFault, StoreTimeout
 from stores.answer import AnswerReader
-from stores.connections import Connections, encode_head
+from stores.chunks import gathered
+from stores.connections import BLOCK, AnswerStream, Connections, Unanswered, encode_head
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -30,9 +32,11 @@ class Server:
         self.ended = asyncio.Event()
         self.asked = asyncio.Event()
         self.bodies: list[bytes] = []
+        self.unsent: Callable[[], int] = int
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.opened += 1
+        self.unsent = writer.transport.get_write_buffer_size
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = next((int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"content-length:")), 0)
@@ -40,6 +44,7 @@ class Server:
                 self.asked.set()
                 if (answer := self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]) is not None:
                     writer.write(answer)
+                    await writer.drain()
                 if self._close_after:
                     break
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -126,6 +131,92 @@ async def test_an_answer_that_breaks_off_is_a_fault(connections: Connections) ->
     async with running(Server(OK[:-1], close_after=True)) as server:
         with pytest.raises(ServerFault, match="in the middle"):
             await ask(connections, server)
+
+
+def stream(
+    connections: Connections, server: Server, idle_s: float = 20, *, fresh: bool = False
+) -> contextlib.AbstractAsyncContextManager[AnswerStream]:
+    return connections.open("GET", server.origin, "/a", {"host": "x"}, idle_timeout_s=idle_s, fresh=fresh)
+
+
+def fixed(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+BODY = random.Random(1).randbytes(3 * BLOCK + 1)
+STREAMS = {
+    "fixed": fixed(BODY),
+    "nothing": fixed(b""),
+    "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
+    "to-the-end": b"HTTP/1.1 200 OK\r\n\r\n" + BODY,
+}
+
+
+@pytest.mark.parametrize("answer", STREAMS)
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_an_answer_is_read_as_it_comes(answer: str, secure: bool, tmp_path: Path) -> None:
+    connections, closes = Connections(verify=False), answer == "to-the-end"
+    async with running(Server(STREAMS[answer], close_after=closes), self_signed(tmp_path) if secure else None) as server:
+        for _ in range(2):
+            async with stream(connections, server) as told:
+                assert told.status == 200
+                assert await gathered(told.chunks(), 1 << 30) == (b"" if answer == "nothing" else BODY)
+
+        assert server.opened == (2 if closes else 1)
+        await connections.close()
+
+
+async def test_pieces_stay_as_they_are_while_others_come(connections: Connections) -> None:
+    async with running(Server(STREAMS["fixed"])) as server, stream(connections, server) as told:
+        assert b"".join([chunk async for chunk in told.chunks()]) == BODY
+
+
+async def test_an_answer_that_is_left_early_takes_its_connection_with_it(connections: Connections) -> None:
+    async with running(Server(fixed(bytes(64 * BLOCK)))) as server:
+        async with stream(connections, server) as told:
+            await anext(told.chunks())
+        await asyncio.wait_for(server.ended.wait(), 5)
+        async with stream(connections, server):
+            assert server.opened == 2
+
+
+async def test_no_more_is_read_ahead_than_somebody_takes(connections: Connections) -> None:
+    async with running(Server(fixed(bytes(256 * BLOCK)))) as server, stream(connections, server, idle_s=0.2) as told:
+        chunks = told.chunks()
+        taken = len(await anext(chunks))
+        await asyncio.sleep(0.5)  # longer than the time limit: the server is not to blame for who does not listen
+        assert server.unsent() > 192 * BLOCK  # the others are in the kernel
+
+        async for chunk in chunks:
+            taken += len(chunk)
+        assert taken == 256 * BLOCK
+
+
+async def test_silence_in_the_middle_is_a_timeout(connections: Connections) -> None:
+    async with running(Server(fixed(BODY)[:-1])) as server, stream(connections, server, idle_s=0.1) as told:
+        with pytest.raises(StoreTimeout):
+            await gathered(told.chunks(), 1 << 30)
+
+
+async def test_what_came_before_the_connection_broke_is_given(connections: Connections) -> None:
+    got = bytearray()
+
+    async def take() -> None:
+        async with stream(connections, server) as told:
+            async for chunk in told.chunks():
+                got.extend(chunk)
+
+    async with running(Server(fixed(BODY)[:-1], close_after=True)) as server:
+        with pytest.raises(ServerFault, match="in the middle"):
+            await take()
+    assert got == BODY[:-1]
+
+
+async def test_no_head_is_a_fault_of_its_own(connections: Connections) -> None:
+    async with running(Server(b"", close_after=True)) as server:
+        with pytest.raises(Unanswered):
+            async with stream(connections, server):
+                pass
 
 
 async def test_a_port_without_a_listener_is_unreachable(connections: Connections) -> None:

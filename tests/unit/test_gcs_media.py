@@ -8,7 +8,8 @@ import pytest
 
 from replication.errors import IntegrityMismatch, SourceChanged
 from replication.models import Version
-from stores.gcs_media import check_media, exactly
+from stores.chunks import exactly
+from stores.gcs_media import check_media
 
 PIN = Version(100, id="7")
 RANGE = {"Content-Range": "bytes 10-19/100", "Content-Length": "10", "X-Goog-Generation": "7"}

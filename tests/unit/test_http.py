@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from replication.errors import ServerFault
+from stores.chunks import Chunks, gathered
 from stores.http import HttpPlane
 
 
@@ -43,8 +44,15 @@ async def ask(plane: HttpPlane, scripted: Scripted, method: str, data: bytes | N
         origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         if whole:
             return (await plane.exchange(method, origin, "/x", {"host": "x"}, data, max_body=100))[2]
-        async with plane.request(method, origin + "/x", {}, data) as response:
-            return await response.read()
+        if method == "GET":
+            async with plane.open(method, origin, "/x", {"host": "x"}) as answer:
+                return await gathered(answer.chunks(), 100)
+        return (await plane.exchange(method, origin, "/x", {"content-length": str(len(data or b""))}, stream(data), max_body=100))[2]
+
+
+async def stream(data: bytes | None) -> Chunks:
+    if data:
+        yield data
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["streamed", "whole"])
