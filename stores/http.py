@@ -46,13 +46,10 @@ class HttpPlane:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S)
             connector = aiohttp.TCPConnector(limit=self._connections, ssl=self._verify, ttl_dns_cache=60)
             self._session = aiohttp.ClientSession(
                 connector=connector,
-                timeout=timeout,
                 auto_decompress=False,
-                read_bufsize=1 << 18,
                 skip_auto_headers=("Accept-Encoding", "User-Agent", "Content-Type"),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
@@ -107,11 +104,9 @@ class HttpPlane:
         """A request with a body that is sent as it comes."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=idle_timeout_s)
         failure: list[BaseException] = []
-        asking = self._open().request(
-            method, yarl.URL(url, encoded=True), headers=headers, data=_body(data, failure), timeout=timeout, allow_redirects=False
-        )
+        options: dict[str, Any] = {"headers": headers, "data": _body(data, failure), "timeout": timeout, "allow_redirects": False}
         try:
-            async with self._turns, asking as response:
+            async with self._turns, self._open().request(method, yarl.URL(url, encoded=True), **options) as response:
                 try:
                     return response.status, response.headers, await gathered(response.content.iter_any(), max_body)
                 except BaseException:
