@@ -27,6 +27,8 @@ WORK_TIMEOUT_S = 60.0
 """Longest silence of a compose or rewrite, which answer only when the bytes are in place (rewrites: about 30 s a call)."""
 MAX_JSON = 64 << 20
 """The largest answer that is read. A page of 1,000 objects with 8 KiB of metadata each is 8 MiB."""
+MAX_REFUSAL = 64 << 10
+"""The largest answer that is read in place of an object's bytes: many of these are under way at once."""
 JSON_TYPE = "application/json; charset=UTF-8"
 
 
@@ -76,7 +78,7 @@ class GcsApi:
         headers = await self._headers({"accept-encoding": "gzip"} | ({"range": span} if span else {}))
         async with self._plane.open("GET", self._origin, path, headers) as answer:
             if not 200 <= answer.status < 300:
-                raise gcs_error(answer.status, await gathered(answer.chunks(), MAX_JSON), answer.headers, f"read {name!r}")
+                raise gcs_error(answer.status, await gathered(answer.chunks(), MAX_REFUSAL), answer.headers, f"read {name!r}")
             yield answer
 
     async def compose(self, bucket: str, name: str, pieces: Sequence[Piece], resource: Resource, *, if_generation: str | None) -> Resource:

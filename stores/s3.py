@@ -7,7 +7,7 @@ import base64
 import hashlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -36,6 +36,7 @@ from stores.chunks import Chunks, exactly
 from stores.s3headers import (
     FULL_OBJECT,
     attribute_headers,
+    check_read,
     checksums,
     condition_headers,
     object_info,
@@ -193,8 +194,8 @@ class S3Store(Store):
             headers["range"] = f"bytes={offset}-{offset + length - 1}"
         async with self._wire.open("GET", bucket, key, query, headers) as answer:
             if answer.status != (200 if whole else 206):
-                raise self._read_error(await read_answer("GET", answer), key)
-            _check_read(answer.headers, pin, None if whole else offset, length)
+                raise self._read_error(await read_answer(answer), key)
+            check_read(answer.headers, pin, None if whole else offset, length)
             yield exactly(answer.chunks(), length)
 
     async def fetch(self, bucket: str, key: str, *, pin: Version) -> tuple[ObjectInfo, bytes]:
@@ -202,7 +203,7 @@ class S3Store(Store):
         answer = await self._wire.send("GET", bucket, key, headers={"if-match": quoted(pin), "x-amz-checksum-mode": "ENABLED"})
         if answer.status != 200:
             raise self._read_error(answer, key)
-        _check_read(answer.headers, pin, None, pin.size_bytes)
+        check_read(answer.headers, pin, None, pin.size_bytes)
         if len(answer.body) != pin.size_bytes:
             raise IntegrityMismatch(f"the answer has {len(answer.body)} bytes, {pin.size_bytes} were asked for")
         self._seen_at[bucket] = self._clock()
@@ -483,21 +484,6 @@ class S3Store(Store):
 
     async def close(self) -> None:
         await self._wire.close()
-
-
-def _check_read(headers: Mapping[str, str], pin: Version, offset: int | None, length: int) -> None:
-    """Raises unless the head of an answer promises exactly the bytes asked for, of exactly the pinned version."""
-    etag = unquote_etag(headers.get("ETag", ""))
-    told = version_id(headers)
-    if (pin.etag and etag and etag != pin.etag) or (pin.id and told and told != pin.id):
-        raise SourceChanged("the store gave another version than the one that was asked for")
-    if headers.get("Content-Length") != str(length):
-        raise IntegrityMismatch(f"the answer announces {headers.get('Content-Length')} bytes, {length} were asked for")
-    if offset is None:
-        return
-    expected = f"bytes {offset}-{offset + length - 1}/{pin.size_bytes}"
-    if headers.get("Content-Range") != expected:
-        raise IntegrityMismatch(f"the answer holds {headers.get('Content-Range')}, asked for was {expected}")
 
 
 def _committed(key: str, size: int, attributes: Attributes, answer: Answer, name: str) -> ObjectInfo:

@@ -1,4 +1,4 @@
-"""S3's headers: attributes, conditions and pins into a request, an object's description out of an answer. Pure."""
+"""S3's headers: attributes, conditions and pins into a request; out of an answer an object, and whether it is the one asked for. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from replication.errors import MetadataUnrepresentable, ServerFault
+from replication.errors import IntegrityMismatch, MetadataUnrepresentable, ServerFault, SourceChanged
 from replication.fidelity import decode_header_value, encode_header_value, stored_encoding
 from replication.models import Attributes, Checksums, Condition, ObjectInfo, Version
 from stores.checksum import decode_crc, encode_crc
@@ -167,3 +167,18 @@ def _archived(headers: Mapping[str, str]) -> bool:
     if headers.get("x-amz-storage-class", "") not in _ARCHIVES and "x-amz-archive-status" not in headers:
         return False
     return 'ongoing-request="false"' not in headers.get("x-amz-restore", "")
+
+
+def check_read(headers: Mapping[str, str], pin: Version, offset: int | None, length: int) -> None:
+    """Raises unless the head of an answer promises exactly the bytes asked for, of exactly the pinned version."""
+    etag = unquote_etag(headers.get("ETag", ""))
+    told = version_id(headers)
+    if (pin.etag and etag and etag != pin.etag) or (pin.id and told and told != pin.id):
+        raise SourceChanged("the store gave another version than the one that was asked for")
+    if headers.get("Content-Length") != str(length):
+        raise IntegrityMismatch(f"the answer announces {headers.get('Content-Length')} bytes, {length} were asked for")
+    if offset is None:
+        return
+    expected = f"bytes {offset}-{offset + length - 1}/{pin.size_bytes}"
+    if headers.get("Content-Range") != expected:
+        raise IntegrityMismatch(f"the answer holds {headers.get('Content-Range')}, asked for was {expected}")

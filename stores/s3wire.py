@@ -198,9 +198,9 @@ class S3Wire:
         await self._plane.close()
 
 
-async def read_answer(method: str, answer: AnswerStream) -> Answer:
-    """The whole answer; `ServerFault` beyond `MAX_DOCUMENT` bytes."""
-    return Answer(method, answer.status, answer.headers, await gathered(answer.chunks(), MAX_DOCUMENT))
+async def read_answer(answer: AnswerStream) -> Answer:
+    """The whole answer to a GET; `ServerFault` beyond `MAX_DOCUMENT` bytes."""
+    return Answer("GET", answer.status, answer.headers, await gathered(answer.chunks(), MAX_DOCUMENT))
 
 
 # --- aws-chunked framing with a checksum trailer ---------------------------------------------------------------------

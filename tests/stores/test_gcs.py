@@ -452,6 +452,13 @@ async def test_an_object_stored_with_other_bytes_is_removed_again_by_its_generat
     assert (method, query) == ("DELETE", {"generation": "9", "ifGenerationMatch": "9"})
 
 
+async def test_no_endless_refusal_is_read_in_place_of_an_object() -> None:
+    async with scripted(web.Response(status=403, body=b"x" * 70_000)) as script:
+        with pytest.raises(ServerFault, match="larger than"):
+            async with script.store.read("b", "k", pin=Version(9, id="1"), offset=0, length=9):
+                pass
+
+
 def listing(*resources: dict[str, Any]) -> web.Response:
     return said({"items": list(resources)})
 
