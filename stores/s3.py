@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import time
@@ -10,31 +9,25 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime
 
 from replication.errors import (
-    BucketNotFound,
     IntegrityMismatch,
     KeyCollision,
-    KeyUnrepresentable,
     NotSupported,
     ObjectError,
     ObjectNotFound,
     PreconditionFailed,
-    Refused,
     ServerFault,
     SourceChanged,
-    UploadLost,
 )
 from replication.keys import PROBE_PREFIX, check_key
 from replication.limits import S3_LIMITS, Capabilities
 from replication.models import Attributes, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
 from stores.base import Store
 from stores.body import Body
-from stores.checksum import decode_crc
 from stores.chunks import Chunks, exactly
+from stores.s3errors import key_error, key_refusal, read_error, unkept_key, write_error
 from stores.s3headers import (
-    FULL_OBJECT,
     attribute_headers,
     check_read,
     checksums,
@@ -44,17 +37,15 @@ from stores.s3headers import (
     replace_headers,
     source_headers,
     version_id,
-    whole_headers,
 )
 from stores.s3list import S3Listing
-from stores.s3probe import WriteProbe, honours_read_pins, key_refusal, presumed, sweep_probes, unkept_key
+from stores.s3probe import WriteProbe, honours_read_pins, presumed, sweep_probes
 from stores.s3send import S3Sending
 from stores.s3tags import S3Tags
-from stores.s3wire import Address, Answer, DefaultChain, S3Wire, StaticCredentials, read_answer
+from stores.s3upload import S3Uploads
+from stores.s3wire import COMMIT_IDLE_S, Address, Answer, DefaultChain, S3Wire, StaticCredentials, read_answer
 from stores.s3xml import (
-    complete_document,
     is_error,
-    parse_parts,
     parse_result,
     parse_versioning,
     restore_document,
@@ -62,14 +53,10 @@ from stores.s3xml import (
 )
 from stores.signing import Credentials
 
-COMMIT_IDLE_S = 600.0
-"""Longest silence while the store copies or completes: AWS sends whitespace meanwhile, other stores nothing."""
 BUCKET_SEEN_S = 5.0
 """How long the proof that a bucket is there and readable serves for further absent keys."""
-ABORT_TRIES = 5
 RESTORING = frozenset({"RestoreAlreadyInProgress", "ObjectAlreadyInActiveTierError"})
 """A restore that was asked for is under way, or not needed any more."""
-ABORT_DELAY_S = 0.2
 
 
 class S3Store(Store):
@@ -113,10 +100,10 @@ class S3Store(Store):
         self._listing = S3Listing(self._wire)
         self._tags = S3Tags(self._wire, aws=self._aws)
         self._sending = S3Sending(self._wire, aws=self._aws)
+        self._uploads = S3Uploads(self._wire, self._sending)
         self._capabilities: dict[str, Capabilities] = {}
         self._keeps_keys: dict[str, bool] = {}
         self._seen_at: dict[str, float] = {}
-        self._full_object = True
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -178,7 +165,7 @@ class S3Store(Store):
         if answer.status in (301, 400, 403):
             again = await self._wire.send("GET", bucket, key, headers={"range": "bytes=0-0"})
             answer = again if again.failed and again.status not in (404, 416) else answer
-        return self._error(answer, key)
+        return key_error(answer, key)
 
     def list_objects(
         self, bucket: str, prefix: str = "", *, start_after: str = "", page_size: int = 1000
@@ -194,7 +181,7 @@ class S3Store(Store):
             headers["range"] = f"bytes={offset}-{offset + length - 1}"
         async with self._wire.open("GET", bucket, key, query, headers) as answer:
             if answer.status != (200 if whole else 206):
-                raise self._read_error(await read_answer(answer), key)
+                raise read_error(await read_answer(answer), key)
             check_read(answer.headers, pin, None if whole else offset, length)
             yield exactly(answer.chunks(), length)
 
@@ -202,20 +189,12 @@ class S3Store(Store):
         check_key(key)
         answer = await self._wire.send("GET", bucket, key, headers={"if-match": quoted(pin), "x-amz-checksum-mode": "ENABLED"})
         if answer.status != 200:
-            raise self._read_error(answer, key)
+            raise read_error(answer, key)
         check_read(answer.headers, pin, None, pin.size_bytes)
         if len(answer.body) != pin.size_bytes:
             raise IntegrityMismatch(f"the answer has {len(answer.body)} bytes, {pin.size_bytes} were asked for")
         self._seen_at[bucket] = self._clock()
         return object_info(key, answer.headers, tags=await self._tags.of(bucket, key, answer)), answer.body
-
-    def _read_error(self, answer: Answer, key: str) -> ObjectError:
-        if not answer.failed:
-            return IntegrityMismatch(f"the answer to a read has status {answer.status}")
-        error = self._error(answer, key)
-        if isinstance(error, (PreconditionFailed, ObjectNotFound)):
-            return SourceChanged(str(error))
-        return error
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -224,7 +203,7 @@ class S3Store(Store):
         headers = attribute_headers(attributes) | condition_headers(condition)
         answer = await self._sending.put(bucket, key, headers, body)
         if answer.failed:
-            raise await self._fence_of_write(bucket, key, condition, self._write_error(answer, key))
+            raise await self._fence_of_write(bucket, key, condition, write_error(answer, key))
         version = Version(body.size_bytes, unquote_etag(answer.headers.get("ETag", "")), version_id(answer.headers))
         return ObjectInfo(key, version, attributes, checksums(answer.headers))
 
@@ -255,18 +234,6 @@ class S3Store(Store):
         below = await self._listing.page(bucket, key + "/", 1)
         if below.objects and not await self._is_there(bucket, key):
             return KeyCollision(f"the endpoint does not create {key!r} beside what stands below {key + '/'!r}")
-        return error
-
-    def _write_error(self, answer: Answer, key: str) -> ObjectError:
-        """As `_error`; an absent key answers only a write that should match a version (AWS: 404, others: 412)."""
-        error = self._error(answer, key)
-        return PreconditionFailed(str(error)) if isinstance(error, ObjectNotFound) else error
-
-    def _error(self, answer: Answer, key: str) -> ObjectError:
-        """The error of a failed answer about `key`."""
-        error = answer.error()
-        if type(error) is Refused and answer.status == 400 and unkept_key(key):
-            return KeyUnrepresentable(str(error))
         return error
 
     async def copy(
@@ -327,7 +294,7 @@ class S3Store(Store):
         answer = await self._wire.send("DELETE", bucket, key, headers={"if-match": quoted(version)})
         if not answer.failed:
             return
-        error = self._error(answer, key)
+        error = key_error(answer, key)
         if not isinstance(error, (PreconditionFailed, ObjectNotFound)):
             raise error
         if await self._is_there(bucket, key):
@@ -358,29 +325,16 @@ class S3Store(Store):
         headers = {"content-type": "application/xml", "content-md5": base64.b64encode(digest).decode()}
         answer = await self._wire.send("POST", bucket, key, query, headers, body)
         if answer.failed and answer.fault.get("Code") not in RESTORING:
-            raise self._error(answer, key)
+            raise key_error(answer, key)
 
     # --- uploads of parts --------------------------------------------------------------------------------------------
 
     async def begin_upload(self, bucket: str, key: str, attributes: Attributes) -> str:
         await self._check_writable(bucket, key)
-        headers = attribute_headers(attributes)
-        answer = await self._wire.send("POST", bucket, key, {"uploads": ""}, headers | (FULL_OBJECT if self._full_object else {}))
-        if self._full_object and _unknown_request(answer):
-            self._full_object = self._sending.whole_verified = False
-            answer = await self._wire.send("POST", bucket, key, {"uploads": ""}, headers)
-        if answer.failed:
-            raise self._error(answer, key)
-        upload_id = parse_result(answer.body, "InitiateMultipartUploadResult").get("UploadId", "")
-        if not upload_id:
-            raise ServerFault("the store began an upload without telling its id")
-        return upload_id
+        return await self._uploads.begin(bucket, key, attributes)
 
     async def put_part(self, bucket: str, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
-        answer, crc = await self._sending.put_part(bucket, key, {"uploadId": upload_id, "partNumber": str(number)}, body)
-        if answer.failed:
-            raise self._write_error(answer, key)
-        return Part(number, body.size_bytes, unquote_etag(answer.headers.get("ETag", "")), crc)
+        return await self._uploads.put_part(bucket, key, upload_id, number, body)
 
     async def copy_part(
         self,
@@ -394,34 +348,11 @@ class S3Store(Store):
         offset: int,
         length: int,
     ) -> Part:
-        span = {"x-amz-copy-source-range": f"bytes={offset}-{offset + length - 1}"}
-        headers = span | self._source(source_bucket, source_key, pin)
-        query = {"uploadId": upload_id, "partNumber": str(number)}
-        try:
-            answer = await self._wire.call("PUT", bucket, key, query, headers, idle_timeout_s=COMMIT_IDLE_S)
-        except (PreconditionFailed, ObjectNotFound) as error:
-            raise SourceChanged(str(error)) from error
-        result = parse_result(answer.body, "CopyPartResult")
-        return Part(number, length, unquote_etag(result.get("ETag", "")), decode_crc(result.get("ChecksumCRC32C") or "-"))
+        source = self._source(source_bucket, source_key, pin)
+        return await self._uploads.copy_part(bucket, key, upload_id, number, source, offset, length)
 
     async def list_parts(self, bucket: str, key: str, upload_id: str) -> list[Part]:
-        newest: dict[int, tuple[datetime, Part]] = {}
-        marker = ""
-        while True:
-            query = {"uploadId": upload_id, "max-parts": "1000"} | ({"part-number-marker": marker} if marker else {})
-            try:
-                page = parse_parts((await self._wire.call("GET", bucket, key, query)).body)
-            except ObjectNotFound as error:
-                raise UploadLost(str(error)) from error
-            for modified, part in page.parts:
-                # SeaweedFS keeps and lists what was replaced by sending a part again.
-                if part.number not in newest or modified >= newest[part.number][0]:
-                    newest[part.number] = (modified, part)
-            if not page.truncated:
-                return [newest[number][1] for number in sorted(newest)]
-            if not page.parts or page.marker == marker:
-                raise ServerFault("the listing of parts is truncated but does not go on")
-            marker = page.marker
+        return await self._uploads.list_parts(bucket, key, upload_id)
 
     async def complete_upload(
         self,
@@ -434,24 +365,11 @@ class S3Store(Store):
         *,
         crc32c: int | None,
     ) -> ObjectInfo:
-        size = sum(part.size_bytes for part in parts)
-        whole: dict[str, str] = {}
-        if crc32c is not None and self._full_object:
-            whole = whole_headers(crc32c, size)
-        answer = await self._complete(bucket, key, upload_id, parts, condition, whole)
-        if whole and _unknown_request(answer) and not self._sending.relies_on_whole(bucket):
-            answer = await self._complete(bucket, key, upload_id, parts, condition, {})
+        answer = await self._uploads.complete(bucket, key, upload_id, parts, condition, crc32c)
         if answer.failed or is_error(answer.body):
-            raise await self._fence_of_write(bucket, key, condition, self._write_error(answer, key))
-        info = _committed(key, size, attributes, answer, "CompleteMultipartUploadResult")
+            raise await self._fence_of_write(bucket, key, condition, write_error(answer, key))
+        info = _committed(key, sum(part.size_bytes for part in parts), attributes, answer, "CompleteMultipartUploadResult")
         return info if info.checksums.crc32c is not None else await self._as_shown(bucket, info)
-
-    async def _complete(
-        self, bucket: str, key: str, upload_id: str, parts: Sequence[Part], condition: Condition, whole: dict[str, str]
-    ) -> Answer:
-        document = complete_document(parts, checksums=bool(whole))
-        headers = condition_headers(condition) | whole
-        return await self._wire.send("POST", bucket, key, {"uploadId": upload_id}, headers, document, idle_timeout_s=COMMIT_IDLE_S)
 
     async def _as_shown(self, bucket: str, info: ObjectInfo) -> ObjectInfo:
         """A commit whose answer told no checksum, as a HEAD tells it, if that shows the same version still."""
@@ -464,19 +382,7 @@ class S3Store(Store):
         return replace(info, version=shown.version, checksums=shown.checksums)
 
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
-        """Parts that were on their way can land after an abort, so it is repeated until the upload is unknown."""
-        for attempt in range(ABORT_TRIES):
-            answer = await self._wire.send("DELETE", bucket, key, {"uploadId": upload_id})
-            if answer.failed and answer.status != 404:
-                raise self._error(answer, key)
-            if answer.fault.get("Code") == "NoSuchBucket":
-                raise BucketNotFound("the bucket of the upload does not exist")
-            try:
-                await self.list_parts(bucket, key, upload_id)
-            except UploadLost:
-                return
-            await asyncio.sleep(ABORT_DELAY_S * (attempt + 1))
-        raise ServerFault("the upload is still listed after it was aborted")
+        await self._uploads.abort(bucket, key, upload_id)
 
     async def list_uploads(self, bucket: str, prefix: str = "") -> AsyncIterator[OpenUpload]:
         async for upload in self._listing.uploads(bucket, prefix):
@@ -494,8 +400,3 @@ def _committed(key: str, size: int, attributes: Attributes, answer: Answer, name
     encryption = {name: value for name, value in answer.headers.items() if name.lower().startswith("x-amz-server-side-encryption")}
     version = Version(size, unquote_etag(told["ETag"]), version_id(answer.headers))
     return ObjectInfo(key, version, attributes, checksums(told | {name.lower(): value for name, value in encryption.items()}))
-
-
-def _unknown_request(answer: Answer) -> bool:
-    """True if the store refused the request itself: it does not know the headers that ask for a full-object checksum."""
-    return answer.status in (400, 501) and type(answer.error()) in (Refused, NotSupported)

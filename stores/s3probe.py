@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from replication.errors import IntegrityMismatch, KeyCollision, KeyUnrepresentable, ObjectError, ServerFault, StoreTimeout
+from replication.errors import IntegrityMismatch, ObjectError, ServerFault, StoreTimeout
 from replication.keys import PROBE_ENDS_S, PROBE_PREFIX
 from replication.limits import Capabilities
 from replication.models import Part
@@ -25,8 +24,6 @@ NO_ETAG = '"00000000000000000000000000000000"'
 """An ETag that no probe object has: it is the MD5 of nothing known."""
 ODD_NAME = "k\\e//y/"
 """A name that an endpoint on a file system cannot keep: empty segments, a body behind a trailing slash, a backslash."""
-_HIDDEN = re.compile(r"(?:^|/)(?:\.uploads|[^/]*\.versions)/")
-"""Below SeaweedFS's own folders, which no listing shows."""
 KEYS_MERGED = "merges or loses keys with empty segments, '.', '..', backslashes or a trailing slash: they are refused"
 
 
@@ -235,18 +232,3 @@ async def _all(*checks: Awaitable[Any]) -> list[Any]:
         if isinstance(failure, BaseException):
             raise failure
     return found
-
-
-def unkept_key(key: str) -> bool:
-    """True for a key that an endpoint on a file system cannot hold under exactly this name."""
-    return "\\" in key or any(segment in ("", ".", "..") for segment in key.split("/")) or bool(_HIDDEN.search(key))
-
-
-def key_refusal(key: str) -> KeyCollision | KeyUnrepresentable:
-    """The error for an `unkept_key`: a collision where the endpoint would store it under another key's name."""
-    if _HIDDEN.search(key):
-        return KeyUnrepresentable("the endpoint does not list what stands in its own folders, .uploads and ….versions")
-    merged = "/".join(segment for segment in key.replace("\\", "/").split("/") if segment)
-    if key.rstrip("/") == merged or {".", ".."} & set(key.split("/")):
-        return KeyUnrepresentable("the endpoint loses what is stored behind a trailing slash or a dot segment")
-    return KeyCollision(f"the endpoint would store {key!r} as {merged!r}")

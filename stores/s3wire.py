@@ -22,6 +22,8 @@ from stores.s3headers import CRC32C
 from stores.s3xml import MAX_DOCUMENT, Fields, is_error, parse_error
 from stores.signing import UNSIGNED_PAYLOAD, Credentials, Signer, encode_key, encode_query
 
+COMMIT_IDLE_S = 600.0
+"""Longest silence while the store copies or completes: AWS sends whitespace meanwhile, other stores nothing."""
 _NO_HEADERS: Mapping[str, str] = {}
 
 

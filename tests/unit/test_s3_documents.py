@@ -9,9 +9,9 @@ from multidict import CIMultiDict
 
 from replication.errors import MetadataUnrepresentable, ServerFault
 from replication.models import ABSENT, ANY, Attributes, Checksums, Condition, Part, Version
+from stores.s3errors import unkept_key
 from stores.s3headers import attribute_headers, checksums, condition_headers, object_info, source_headers
 from stores.s3list import level_marker
-from stores.s3probe import unkept_key
 from stores.s3wire import Address, framed_bytes, framed_length, trailer_headers
 from stores.s3xml import ListingPage, complete_document, parse_error, parse_listing, parse_parts, parse_tags, parse_versioning
 
