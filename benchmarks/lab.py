@@ -38,6 +38,7 @@ class BenchLab:
         self.source = source
         self.destination = destination
         self.queue = "bench"
+        self._left: list[str] = []
 
     @property
     def environment(self) -> dict[str, str]:
@@ -55,11 +56,20 @@ class BenchLab:
         client.put_object(Bucket=name, Key=WARM_KEY, Body=b"w")
         client.delete_object(Bucket=name, Key=WARM_KEY)
 
-    def clear(self, destination_bucket: str) -> None:
-        """Removes what a run wrote, so that the next one meets the same server, and what programs left in folders here."""
-        self.destination.remove_bucket(destination_bucket)
+    def leave(self, destination_bucket: str) -> None:
+        """What a run wrote is removed when the next one is about to begin."""
+        self._left.append(destination_bucket)
+
+    def settle(self) -> None:
+        """Brings the machine to where every run begins. What the one before it wrote is gone, also from folders here, so that
+        the server is the same, and only just gone: a virtual machine gives memory that was free for two seconds back to its
+        host, and who writes to it next waits for each page. What is still to be written to the disk is there."""
+        for bucket in self._left:
+            self.destination.remove_bucket(bucket)
+        self._left.clear()
         for folder in self.folder.glob("s5cmd-*"):
             shutil.rmtree(folder)
+        os.sync()
 
     def write_config(self, source_bucket: str, destination_bucket: str, **worker: Any) -> Path:
         """A configuration file for one pair of buckets."""

@@ -44,11 +44,6 @@ def run(argv: Sequence[str], environment: Mapping[str, str]) -> Usage:
     return Usage(wall, used.ru_utime + used.ru_stime, peak)
 
 
-def settle() -> None:
-    """Waits until what was written before is on the disk: its way there takes time from whoever runs next."""
-    os.sync()
-
-
 def turned(programs: Sequence[str], number: int) -> list[str]:
     """The order of a round. In as many rounds as there are programs each is once at every place, and once behind every other:
     servers grow slower as they fill, and what a program leaves in memory and on its way to the disk meets the next one."""

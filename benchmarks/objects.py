@@ -14,7 +14,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from benchmarks.lab import MIB, WARM_KEY, BenchLab, check_equal, seed_objects
-from benchmarks.measure import Usage, cpu_seconds, peak_bytes, reset_peak, settle, turned
+from benchmarks.measure import Usage, cpu_seconds, peak_bytes, reset_peak, turned
 from benchmarks.peers import PEERS
 from replication.ids import object_workflow_id
 from workflows.visibility import object_attributes
@@ -41,6 +41,7 @@ async def objects(lab: BenchLab, *, rounds: int, large: int = 4, large_size: int
     """Every case of this file, with `rounds` interleaved runs of each program; the median run counts."""
     for server, bucket in ((lab.source, "large"), (lab.destination, "large-warm-up")):
         seed_objects(server, bucket, "big-", large, large_size)
+    lab.leave("large-warm-up")
     keys = seed_objects(lab.source, "small", "small/", small, 4096)
     large_keys = [f"big-{number:06d}" for number in range(large)]
     mib = large * large_size / MIB
@@ -58,7 +59,6 @@ async def _bulk(
     programs = ["drayage", *PEERS, *(["no-op workflow"] if against == "no-op workflow" else [])]
     for number in range(rounds):
         for name in turned(programs, number):
-            settle()
             if name == "no-op workflow":
                 runs.setdefault(name, []).append(await noop_usage(lab, keys))
                 continue
@@ -68,7 +68,7 @@ async def _bulk(
             usage = await _drayage(lab, bucket, destination, keys) if ours else PEERS[name].run(lab, bucket, destination)
             check_equal(lab, bucket, destination, len(keys))
             runs.setdefault(name, []).append(usage)
-            lab.clear(destination)
+            lab.leave(destination)
     return rows_of(case, runs, rate, against)
 
 
@@ -100,6 +100,7 @@ async def _timed(lab: BenchLab, pid: int, keys: list[str], one: Callable[[Client
     """Starts one workflow for each key, a bounded number at once, until all are done. One before, to warm up."""
     client = await Client.connect(lab.temporal.address, data_converter=pydantic_data_converter)
     await one(client, WARM_KEY)
+    lab.settle()
     reset_peak(pid)
     gate, cpu, began = asyncio.Semaphore(IN_FLIGHT), cpu_seconds(pid), time.perf_counter()
 

@@ -16,7 +16,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 
 from activities._progress import BEAT_S
 from benchmarks.lab import MIB, BenchLab, check_equal, seed_objects
-from benchmarks.measure import Usage, cpu_seconds, peak_bytes, reset_peak, settle, turned
+from benchmarks.measure import Usage, cpu_seconds, peak_bytes, reset_peak, turned
 from benchmarks.objects import Row, rows_of
 from benchmarks.peers import PEERS
 from benchmarks.seed import seed_tiny
@@ -56,6 +56,7 @@ async def passes(lab: BenchLab, *, rounds: int, cases: Sequence[Case] = CASES, m
     for case in cases:
         for server, bucket in ((lab.source, case.bucket), (lab.destination, f"{case.bucket}-warm-up")):
             seed_objects(server, bucket, "o/", case.count, case.size)
+        lab.leave(f"{case.bucket}-warm-up")
         rows += await _copied(lab, case, rounds)
     return rows + await _unchanged(lab, many, rounds)
 
@@ -69,7 +70,6 @@ async def _copied(lab: BenchLab, case: Case, rounds: int) -> list[Row]:
         for name in turned(("drayage", *PEERS), number):
             destination = f"{case.bucket}-{name.split()[0]}-{number}"
             lab.used_bucket(destination)
-            settle()
             if name == "drayage":
                 usages, spent = await _ours(lab, case, destination)
                 actions.append(spent / (case.count + 1))
@@ -79,7 +79,7 @@ async def _copied(lab: BenchLab, case: Case, rounds: int) -> list[Row]:
             for kept, usage in zip((first, again), usages, strict=False):
                 kept.setdefault(name, []).append(usage)
             check_equal(lab, case.bucket, destination, case.count)
-            lab.clear(destination)
+            lab.leave(destination)
     label = f"{case.count:,} x {case.label}"
     copied = [_with_actions(row, max(actions)) for row in rows_of(label, first, case.rate, "juicefs sync")]
     return copied + rows_of(f"{label}, unchanged", again, lambda wall: f"{case.count / wall:,.0f}/s", "juicefs sync")
@@ -120,19 +120,21 @@ async def _worker(lab: BenchLab, source: str, destination: str) -> AsyncIterator
     config = lab.write_config(source, destination)
     client = await Client.connect(lab.temporal.address, data_converter=pydantic_data_converter)
     with lab.process(["worker.py", "--config", str(config)], ready="worker is ready") as worker:
-        yield _Passing(client, f"bench-{destination}", worker.pid)
+        yield _Passing(lab, client, f"bench-{destination}", worker.pid)
 
 
 class _Passing:
     """Passes of one route by one worker process."""
 
-    def __init__(self, client: Client, queue: str, pid: int) -> None:
+    def __init__(self, lab: BenchLab, client: Client, queue: str, pid: int) -> None:
+        self._lab = lab
         self._client = client
         self._queue = queue
         self._pid = pid
 
     async def measured(self, *, copied: int, skipped: int) -> tuple[Usage, int]:
         """What one pass took, from its start to its result, and the Temporal actions of all its workflows."""
+        self._lab.settle()
         reset_peak(self._pid)
         since, cpu, began = datetime.now(UTC), cpu_seconds(self._pid), time.perf_counter()
         handle, _ = await start_pass(self._client, self._queue, PassInput(route="bench"))

@@ -57,6 +57,7 @@ class Peer:
 
     def run(self, lab: BenchLab, source: str, destination: str) -> Usage:
         """Copies a bucket, in as many commands as the program needs."""
+        lab.settle()
         used = [run(argv, lab.environment) for argv in self.commands(lab, source, destination)]
         return Usage(sum(u.wall_s for u in used), sum(u.cpu_s for u in used), max(u.peak_bytes for u in used))
 
