@@ -11,6 +11,15 @@ Chunk = bytes | memoryview
 Chunks = AsyncIterator[Chunk]
 
 
+PIECE = 512 * 1024
+
+
+async def pieces(data: bytes) -> Chunks:
+    """Bytes that are all there, in views of at most `PIECE` bytes."""
+    for start in range(0, len(data), PIECE):
+        yield memoryview(data)[start : start + PIECE]
+
+
 async def exactly(chunks: Chunks, length: int) -> Chunks:
     """The chunks, if they are `length` bytes together; `IntegrityMismatch` otherwise."""
     left = length

@@ -1,8 +1,8 @@
-"""Keep-alive connections for requests whose body is small enough to be held whole.
+"""Keep-alive connections, as thin as HTTP/1.1 allows.
 
-A request goes out in one write. Its answer comes back as one value, or as it comes, read into memory that is handed on
-and not copied; both cost a fraction of what a general client does. Nothing is repeated, redirected, decoded or
-normalised here.
+A body goes out in one write, or as it comes and no faster than the other side takes it. An answer comes back as one value,
+or as it comes, read into memory that is handed on and not copied. All of it costs a fraction of what a general client does.
+Nothing is repeated, redirected, decoded or normalised here.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from urllib.parse import urlsplit
 
 from replication.errors import EndpointUnreachable, ServerFault, StoreTimeout
 from stores.answer import AnswerReader
-from stores.chunks import Chunk, Chunks
+from stores.chunks import Chunk, Chunks, pieces
 
 CONNECT_TIMEOUT_S = 10.0
 KEEP_S = 15.0
 """How long an unused connection is trusted to be open still."""
 ONE_WRITE = 64 * 1024
 """Bytes of a body that are put behind the head in one piece."""
+MAX_WHOLE = 8 << 20
+"""The largest body that is handed to the event loop in one go."""
 BLOCK = 512 * 1024
 """Memory that pieces of one answer are read into, one behind the other."""
 MIN_ROOM = 256 * 1024
@@ -35,6 +37,7 @@ AHEAD = 512 * 1024
 SCRATCH = 256 * 1024
 """The most that is read in one go of an answer that comes back as one value."""
 
+Data = bytes | Chunks | None
 _NO_ROOM = memoryview(b"")
 
 
@@ -58,7 +61,7 @@ class Connections:
         origin: str,
         target: str,
         headers: Mapping[str, str],
-        data: bytes | None,
+        data: Data,
         *,
         max_body: int,
         idle_timeout_s: float,
@@ -66,7 +69,8 @@ class Connections:
     ) -> AnswerReader:
         """One request and its whole answer; `fresh` on a connection that was not used before.
 
-        Raises `Unanswered`, or an error of the tree. A cancelled request takes its connection with it.
+        Raises `Unanswered`, an error of the tree, or whatever `data` raises, as itself. A cancelled request takes its
+        connection with it.
         """
         head = encode_head(method, target, headers, data)
         reader = AnswerReader(method, max_body)
@@ -168,11 +172,14 @@ def _context(verify: bool) -> ssl.SSLContext:
     return context
 
 
-def encode_head(method: str, target: str, headers: Mapping[str, str], data: bytes | None) -> bytes:
+def encode_head(method: str, target: str, headers: Mapping[str, str], data: Data) -> bytes:
     """The head of a request. ValueError for what would not arrive as it was meant."""
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
-    if "content-length" not in headers and (data is not None or method in ("PUT", "POST", "PATCH")):
-        lines.append(f"content-length: {len(data or b'')}")
+    if "content-length" not in headers:
+        if not (data is None or isinstance(data, bytes)):
+            raise ValueError("a body that is sent as it comes needs its length in a header")
+        if data is not None or method in ("PUT", "POST", "PATCH"):
+            lines.append(f"content-length: {len(data or b'')}")
     text = "\r\n".join(lines)
     if text.count("\n") + text.count("\r") != 2 * (len(lines) - 1) or "\0" in text or " " in target:
         raise ValueError("a request's target or header holds a character that cannot be sent")
@@ -212,6 +219,8 @@ class _Connection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
         self._unsent = 0
+        self._flows = True
+        """The other side takes what is sent."""
         self._room: memoryview | None = None
         self._into = scratch
         self._ahead = 0
@@ -229,18 +238,37 @@ class _Connection(asyncio.BufferedProtocol):
             return False
         return self.is_whole and not self._is_paused and not self._transport.get_write_buffer_size()
 
-    async def ask(self, head: bytes, data: bytes | None, reader: AnswerReader, idle_timeout_s: float) -> None:
+    async def ask(self, head: bytes, data: Data, reader: AnswerReader, idle_timeout_s: float) -> None:
         """Sends a request and feeds its answer to `reader` until that is whole."""
-        self._begin(reader, idle_timeout_s, len(data or b""))
+        self._begin(reader, idle_timeout_s)
         try:
             assert self._transport is not None
-            if data is not None and len(data) <= ONE_WRITE:
+            if data is None:
+                self._transport.write(head)
+            elif not isinstance(data, bytes) or len(data) > MAX_WHOLE:
+                self._transport.write(head)
+                await self._send(pieces(data) if isinstance(data, bytes) else data)
+            elif len(data) <= ONE_WRITE:
                 self._transport.write(head + data)
             else:
-                self._transport.writelines([head, data or b""])
+                self._unsent = len(data)
+                self._transport.writelines([head, data])
             await self._until(lambda: self.is_whole)
         finally:
             self.end()
+
+    async def _send(self, data: Chunks) -> None:
+        """Sends a body as it comes. A refusal that is there before its end ends it, and the connection with it."""
+        async for chunk in data:
+            await self._until(lambda: self.is_whole or (self._flows and self._failure is None))
+            if self.is_whole:
+                self.abort()
+                if self._reader is not None and self._reader.status < 300:
+                    raise ServerFault("the store answered before it had the whole body")
+                return
+            assert self._transport is not None
+            self._transport.write(chunk)
+            self._unsent = self._transport.get_write_buffer_size()
 
     async def open(self, head: bytes, reader: AnswerReader, idle_timeout_s: float) -> AnswerStream:
         """Sends a request and feeds its answer to `reader` until the head of that is there; `end` has to follow."""
@@ -272,11 +300,11 @@ class _Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _begin(self, reader: AnswerReader, idle_timeout_s: float, unsent: int = 0) -> None:
+    def _begin(self, reader: AnswerReader, idle_timeout_s: float) -> None:
         if self._transport is None:
             raise Unanswered("closed")
         self._reader, self.is_whole, self._failure = reader, False, None
-        self._ahead, self._unsent = 0, unsent
+        self._ahead, self._unsent = 0, 0
         self._timer = self._loop.call_later(idle_timeout_s, self._watch, idle_timeout_s)
 
     async def _until(self, met: Callable[[], bool]) -> None:
@@ -316,6 +344,14 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+
+    def pause_writing(self) -> None:
+        self._flows = False
+
+    def resume_writing(self) -> None:
+        self._flows = True
+        if self._awaited():
+            self._wake()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """What is handed on as it comes is read into memory of its own, anything else into what all connections share."""

@@ -13,20 +13,25 @@ from pathlib import Path
 
 import pytest
 
-from replication.errors import EndpointUnreachable, ServerFault, StoreTimeout
+from replication.errors import EndpointUnreachable, IntegrityMismatch, ServerFault, StoreTimeout
 from stores.answer import AnswerReader
-from stores.chunks import gathered
-from stores.connections import BLOCK, AnswerStream, Connections, Unanswered, encode_head
+from stores.chunks import Chunks, gathered
+from stores.connections import BLOCK, MAX_WHOLE, AnswerStream, Connections, Unanswered, encode_head
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Server:
-    """Answers each request on a connection with the next of `answers`, the last one for ever; None is silence."""
+    """Answers each request on a connection with the next of `answers`, the last one for ever; None is silence.
 
-    def __init__(self, *answers: bytes | None, close_after: bool = False) -> None:
+    Of a body that is longer than `takes` it reads only so much, answers, and reads no more.
+    """
+
+    def __init__(self, *answers: bytes | None, close_after: bool = False, takes: int | None = None) -> None:
         self._answers = list(answers)
         self._close_after = close_after
+        self._takes = takes
+        self.stopped = asyncio.Event()
         self.origin = ""
         self.opened = 0
         self.ended = asyncio.Event()
@@ -40,12 +45,15 @@ class Server:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = next((int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"content-length:")), 0)
-                self.bodies.append(await reader.readexactly(length))
+                cut = self._takes is not None and length > self._takes
+                self.bodies.append(await reader.readexactly(self._takes if cut and self._takes else length))
                 self.asked.set()
                 if (answer := self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]) is not None:
                     writer.write(answer)
                     await writer.drain()
-                if self._close_after:
+                if cut:
+                    await self.stopped.wait()
+                if cut or self._close_after:
                     break
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -67,6 +75,7 @@ async def running(server: Server, tls: ssl.SSLContext | None = None) -> AsyncIte
     async with await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls) as listening:
         server.origin = f"{'https' if tls else 'http'}://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         yield server
+        server.stopped.set()
 
 
 @pytest.fixture
@@ -164,6 +173,113 @@ async def test_an_answer_is_read_as_it_comes(answer: str, secure: bool, tmp_path
 
         assert server.opened == (2 if closes else 1)
         await connections.close()
+
+
+class Source:
+    """A body of `count` times `BLOCK` bytes as it comes, which may break off with `failure`; tells how much was taken of it."""
+
+    def __init__(self, count: int, failure: Exception | None = None, pause_s: float = 0.0) -> None:
+        self.count = count
+        self.failure = failure
+        self.pause_s = pause_s
+        self.taken = 0
+
+    async def chunks(self) -> Chunks:
+        for number in range(self.count):
+            self.taken += 1
+            await asyncio.sleep(self.pause_s)
+            yield memoryview(bytes([number % 251]) * BLOCK)
+        if self.failure is not None:
+            raise self.failure
+
+    @property
+    def whole(self) -> bytes:
+        return b"".join(bytes([number % 251]) * BLOCK for number in range(self.count))
+
+
+async def send(connections: Connections, server: Server, source: Source, idle_s: float = 20) -> AnswerReader:
+    headers = {"host": "x", "content-length": str(source.count * BLOCK)}
+    return await connections.exchange("PUT", server.origin, "/a", headers, source.chunks(), max_body=100, idle_timeout_s=idle_s)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_a_body_is_sent_as_it_comes(secure: bool, tmp_path: Path) -> None:
+    connections = Connections(verify=False)
+    async with running(Server(OK), self_signed(tmp_path) if secure else None) as server:
+        for source in (Source(40), Source(1), Source(0)):
+            assert (await send(connections, server, source)).body == b"ok"
+            assert server.bodies.pop() == source.whole
+
+        assert server.opened == 1
+        await connections.close()
+
+
+async def test_large_bytes_are_sent_in_pieces(connections: Connections) -> None:
+    data = random.Random(2).randbytes(MAX_WHOLE + BLOCK + 1)
+    async with running(Server(OK)) as server:
+        assert (await ask(connections, server, "PUT", data)).body == b"ok"
+        assert server.bodies == [data]
+
+
+async def test_a_slow_source_is_no_silence_of_the_server(connections: Connections) -> None:
+    async with running(Server(OK)) as server:
+        assert (await send(connections, server, Source(3, pause_s=0.3), idle_s=0.2)).body == b"ok"
+
+
+async def test_a_server_that_takes_nothing_more_is_a_timeout_and_is_not_fed(connections: Connections) -> None:
+    source = Source(256)
+    async with running(Server(None, takes=10)) as server:
+        with pytest.raises(StoreTimeout):
+            await send(connections, server, source, idle_s=0.2)
+
+    assert source.taken < 64
+
+
+REFUSAL = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_refusal_before_the_end_of_a_body_ends_it_and_its_connection(connections: Connections, closes: bool) -> None:
+    source = Source(256)
+    async with running(Server(REFUSAL, takes=10)) as server:
+        if closes:
+            server.stopped.set()
+        answer = await send(connections, server, source)
+        assert (answer.status, answer.body) == (403, b"no")
+        assert source.taken < 64
+
+        await ask(connections, server, "PUT")
+        assert server.opened == 2
+
+
+async def test_a_success_before_the_end_of_a_body_is_a_fault(connections: Connections) -> None:
+    async with running(Server(OK, takes=10)) as server:
+        with pytest.raises(ServerFault, match="before it had the whole body"):
+            await send(connections, server, Source(256))
+
+
+async def test_what_a_source_raises_comes_as_itself_and_the_server_has_no_whole_body(connections: Connections) -> None:
+    source = Source(8, failure=IntegrityMismatch("wrong"))
+    source.count, length = 7, str(8 * BLOCK)
+    async with running(Server(OK)) as server:
+        with pytest.raises(IntegrityMismatch, match="wrong"):
+            await connections.exchange(
+                "PUT", server.origin, "/a", {"content-length": length}, source.chunks(), max_body=100, idle_timeout_s=20
+            )
+        await asyncio.wait_for(server.ended.wait(), 5)
+        assert server.bodies == []
+
+
+async def test_a_connection_that_breaks_under_a_body_is_a_fault_of_its_own(connections: Connections) -> None:
+    async with running(Server(None, takes=10)) as server:
+        server.stopped.set()
+        with pytest.raises(Unanswered):
+            await send(connections, server, Source(256))
+
+
+def test_a_body_that_is_sent_as_it_comes_needs_its_length() -> None:
+    with pytest.raises(ValueError, match="length"):
+        encode_head("PUT", "/a", {}, Source(1).chunks())
 
 
 async def test_pieces_stay_as_they_are_while_others_come(connections: Connections) -> None:
