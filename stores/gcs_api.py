@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from replication.errors import ServerFault
 from stores.chunks import Chunks, gathered
-from stores.connections import AnswerStream
+from stores.connection import AnswerStream
 from stores.gcs_credentials import BearerTokens
 from stores.gcs_errors import gcs_error
 from stores.gcs_resources import LISTING_FIELDS, OBJECT_FIELDS, Piece, Resource, object_path

@@ -13,7 +13,8 @@ from functools import partial
 from typing import TypeVar
 
 from replication.errors import ServerFault
-from stores.connections import AnswerStream, Connections, Data, Unanswered
+from stores.connection import AnswerStream, Data, Unanswered
+from stores.connections import Connections
 
 IDLE_TIMEOUT_S = 25.0
 """Longest silence on a socket; below every heartbeat timeout, so that a stalled store is noticed here first."""

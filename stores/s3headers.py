@@ -139,7 +139,7 @@ def _attributes(headers: Mapping[str, str], tags: dict[str, str] | None) -> Attr
 
 
 def _text(value: str) -> str:
-    """Header bytes as text: UTF-8 where they are (aiohttp decodes so), else ISO 8859-1."""
+    """Header bytes as text: UTF-8 where they are, else ISO 8859-1."""
     return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("utf-8" if _is_utf8(value) else "latin-1")
 
 

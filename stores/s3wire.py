@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError
 from replication.errors import CredentialsRefused, ObjectError
 from stores.checksum import encode_crc
 from stores.chunks import Chunks, gathered
-from stores.connections import AnswerStream
+from stores.connection import AnswerStream
 from stores.http import HttpPlane
 from stores.mapping import retry_after, s3_error
 from stores.s3headers import CRC32C

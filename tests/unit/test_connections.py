@@ -16,7 +16,8 @@ import pytest
 from replication.errors import EndpointUnreachable, IntegrityMismatch, ServerFault, StoreTimeout
 from stores.answer import AnswerReader
 from stores.chunks import Chunks, gathered
-from stores.connections import BLOCK, MAX_WHOLE, AnswerStream, Connections, Unanswered, encode_head
+from stores.connection import BLOCK, MAX_WHOLE, AnswerStream, Unanswered, encode_head
+from stores.connections import Connections
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
