@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -22,18 +22,16 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 from uuid import uuid4
 
-from replication.errors import IntegrityMismatch, MetadataUnrepresentable, ObjectNotFound, PreconditionFailed, SourceChanged
+from replication.errors import IntegrityMismatch, MetadataUnrepresentable, ObjectNotFound, PreconditionFailed
 from replication.limits import FILE_LIMITS, Capabilities
-from replication.models import Attributes, Checksums, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
-from stores import fileupload, journal, sidecar
+from replication.models import Attributes, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
+from stores import fileread, fileupload, journal, sidecar
 from stores.base import Store
 from stores.beneath import (
     bucket_directory,
-    directory,
     is_absent,
     mapped,
     open_directory,
-    open_regular,
     prune,
     remove,
     rename_new,
@@ -45,7 +43,7 @@ from stores.body import Body
 from stores.checksum import Digest
 from stores.chunks import Chunks
 from stores.keylock import locked
-from stores.publish import CREATE, PIECE, Incoming, batches, check_condition, no_step, read_at, version_of
+from stores.publish import CREATE, Incoming, batches, check_condition, no_step, version_of
 from stores.sidecar import Record
 from stores.walk import walk
 
@@ -53,51 +51,6 @@ THREADS = 16
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Pinned:
-    """An open file that must stay the version it was opened as. Methods run in a thread; `close` may run anywhere."""
-
-    def __init__(self, root: str, bucket: str, key: str, pin: Version, offset: int, length: int) -> None:
-        self._parents, self._name = split_key(key)
-        self._root, self._bucket, self._key, self._pin = root, bucket, key, pin
-        self._offset, self._end = offset, offset + length
-        self._fd = -1
-
-    def open(self) -> bytes:
-        """The first piece."""
-        with mapped(self._key), bucket_directory(self._root, self._bucket) as bucket:
-            try:
-                with directory(bucket, self._parents) as folder:
-                    self._fd = open_regular(folder, self._name)
-            except OSError as error:
-                if is_absent(error):
-                    raise SourceChanged(f"{self._key!r} is gone") from error
-                raise
-        self._check()
-        if self._offset < 0 or self._end > self._pin.size_bytes:
-            raise IntegrityMismatch(f"{self._key!r}: no bytes {self._offset}..{self._end} in {self._pin.size_bytes}")
-        return self.next_piece()
-
-    def next_piece(self) -> bytes:
-        """Up to `PIECE` more bytes; b"" at the end. The last of them only while the version is still the pinned one."""
-        wanted = min(PIECE, self._end - self._offset)
-        with mapped(self._key):
-            piece = os.pread(self._fd, wanted, self._offset)
-        self._offset += len(piece)
-        if self._offset >= self._end or len(piece) < wanted:
-            self._check()
-        if wanted and not piece:
-            raise IntegrityMismatch(f"{self._key!r} ended at byte {self._offset}")
-        return piece
-
-    def _check(self) -> None:
-        _check_pin(self._key, version_of(os.fstat(self._fd)), self._pin)
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
 
 
 class FileStore(Store):
@@ -140,7 +93,7 @@ class FileStore(Store):
         )
 
     async def head(self, bucket: str, key: str, *, tags: bool = True) -> ObjectInfo:
-        return await self._run(self._head, bucket, key, tags)
+        return await self._run(fileread.head, self._root, bucket, key, tags=tags)
 
     async def list_objects(
         self, bucket: str, prefix: str = "", *, start_after: str = "", page_size: int = 1000
@@ -154,7 +107,7 @@ class FileStore(Store):
 
     @asynccontextmanager
     async def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[Chunks]:
-        file = Pinned(self._root, bucket, key, pin, offset, length)
+        file = fileread.Pinned(self._root, bucket, key, pin, offset, length)
 
         async def chunks() -> Chunks:
             piece = first
@@ -169,7 +122,7 @@ class FileStore(Store):
             file.close()
 
     async def fetch(self, bucket: str, key: str, *, pin: Version) -> tuple[ObjectInfo, bytes]:
-        return await self._run(self._fetch, bucket, key, pin)
+        return await self._run(fileread.fetch, self._root, bucket, key, pin)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -198,7 +151,7 @@ class FileStore(Store):
         *,
         progress: Callable[[int], None] | None = None,
     ) -> ObjectInfo:
-        source = await self._run(self._pinned_head, source_bucket, source_key, pin)
+        source = await self._run(fileread.pinned_head, self._root, source_bucket, source_key, pin)
         async with self.read(source_bucket, source_key, pin=pin, offset=0, length=pin.size_bytes) as chunks:
             body = Body(_counted(chunks, progress), pin.size_bytes, check=_expecting(source.checksums.crc32c))
             return await self.put(bucket, key, body, attributes, condition)
@@ -306,47 +259,6 @@ class FileStore(Store):
         if size > self.limits.max_metadata_bytes:
             raise MetadataUnrepresentable(f"{size} bytes of metadata, a file store keeps {self.limits.max_metadata_bytes}")
 
-    @contextmanager
-    def _opened(self, bucket: str, key: str) -> Iterator[tuple[int, bytes, int]]:
-        """(directory, name, file) of an object. `ObjectNotFound` where no regular file stands."""
-        parents, name = split_key(key)
-        with mapped(key), bucket_directory(self._root, bucket) as bucket_fd:
-            try:
-                with directory(bucket_fd, parents) as folder:
-                    fd = open_regular(folder, name)
-                    try:
-                        yield folder, name, fd
-                    finally:
-                        os.close(fd)
-            except OSError as error:
-                if is_absent(error):
-                    raise ObjectNotFound(f"no regular file at {key!r}") from error
-                raise
-
-    def _head(self, bucket: str, key: str, tags: bool) -> ObjectInfo:
-        with self._opened(bucket, key) as (folder, name, fd):
-            return _info(key, folder, name, fd, tags=tags)
-
-    def _fetch(self, bucket: str, key: str, pin: Version) -> tuple[ObjectInfo, bytes]:
-        """A small file with its record, opened once."""
-        try:
-            with self._opened(bucket, key) as (folder, name, fd):
-                info = _info(key, folder, name, fd, tags=True)
-                _check_pin(key, info.version, pin)
-                data = read_at(fd, pin.size_bytes, 0)
-                _check_pin(key, version_of(os.fstat(fd)), pin)
-        except ObjectNotFound as error:
-            raise SourceChanged(f"{key!r} is gone") from error
-        return info, data
-
-    def _pinned_head(self, bucket: str, key: str, pin: Version) -> ObjectInfo:
-        try:
-            info = self._head(bucket, key, False)
-        except ObjectNotFound as error:
-            raise SourceChanged(f"{key!r} is gone") from error
-        _check_pin(key, info.version, pin)
-        return info
-
     def _entries(self, bucket: str, prefix: str, start_after: str) -> Generator[ListedObject, None, None]:
         with mapped(prefix), bucket_directory(self._root, bucket) as bucket_fd:
             for found in walk(bucket_fd, prefix, start_after):
@@ -364,7 +276,7 @@ class FileStore(Store):
     def _update_attributes(self, bucket: str, key: str, version: Version, attributes: Attributes) -> ObjectInfo:
         try:
             with bucket_directory(self._root, bucket) as bucket_fd, mapped(key), locked(bucket_fd, key):
-                with self._opened(bucket, key) as (folder, name, fd):
+                with fileread.opened(self._root, bucket, key) as (folder, name, fd):
                     file = os.fstat(fd)
                     check_condition(Condition.match(version), file, key)
                     before = sidecar.load(folder, name, fd)
@@ -377,7 +289,7 @@ class FileStore(Store):
                     sync_directory(folder)
         except ObjectNotFound as error:
             raise PreconditionFailed(f"{key!r} is absent") from error
-        return self._head(bucket, key, True)
+        return fileread.head(self._root, bucket, key, tags=True)
 
     def _delete(self, bucket: str, key: str, version: Version) -> None:
         parents, name = split_key(key)
@@ -444,16 +356,3 @@ def _expecting(crc32c: int | None) -> Callable[[Digest], None]:
             raise IntegrityMismatch(f"read CRC32C {digest.crc32c:08x}, recorded {crc32c:08x}")
 
     return check
-
-
-def _check_pin(key: str, found: Version, pin: Version) -> None:
-    if found.id != pin.id:
-        raise SourceChanged(f"{key!r} is no longer the version {pin.id}")
-
-
-def _info(key: str, folder: int, name: bytes, fd: int, *, tags: bool) -> ObjectInfo:
-    """What a HEAD tells of the open file `fd`."""
-    version = version_of(os.fstat(fd))
-    record = sidecar.load(folder, name, fd)
-    checksums = Checksums(crc32c=record.crc32c if record else None)
-    return ObjectInfo(key, version, sidecar.attributes_of(record, name, tags=tags), checksums)
