@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 from uuid import uuid4
 
-from replication.errors import IntegrityMismatch, MetadataUnrepresentable, ObjectNotFound, PreconditionFailed
+from replication.errors import IntegrityMismatch, MetadataUnrepresentable, ObjectError, ObjectNotFound, PreconditionFailed
 from replication.limits import FILE_LIMITS, Capabilities
 from replication.models import Attributes, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
 from stores import fileread, fileupload, journal, sidecar
@@ -42,7 +42,7 @@ from stores.beneath import (
 from stores.body import Body
 from stores.checksum import Digest
 from stores.chunks import Chunks
-from stores.keylock import locked
+from stores.keylock import locked, tidy
 from stores.publish import CREATE, Incoming, batches, check_condition, no_step, version_of
 from stores.sidecar import Record
 from stores.walk import walk
@@ -75,11 +75,15 @@ class FileStore(Store):
         self._root = str(root)
         self._on_step = on_step
         self._new_id = new_id
+        self._written: set[str] = set()
+        """Buckets that may have locks of this store."""
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"files-{name}")
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
     async def probe(self, bucket: str, *, writable: bool) -> Capabilities:
+        if writable:
+            self._written.add(bucket)
         detail = await self._run(self._probe, bucket, writable)
         return Capabilities(
             conditional_writes=True,
@@ -128,6 +132,7 @@ class FileStore(Store):
 
     async def put(self, bucket: str, key: str, body: Body, attributes: Attributes, condition: Condition) -> ObjectInfo:
         self._check_metadata(attributes)
+        self._written.add(bucket)
         incoming = Incoming(self._root, bucket, key, journal.temporary_name(self._new_id()), self._on_step)
         try:
             if body.whole is not None:
@@ -158,9 +163,11 @@ class FileStore(Store):
 
     async def update_attributes(self, bucket: str, key: str, version: Version, attributes: Attributes) -> ObjectInfo:
         self._check_metadata(attributes)
+        self._written.add(bucket)
         return await self._run(self._update_attributes, bucket, key, version, attributes)
 
     async def delete(self, bucket: str, key: str, version: Version) -> None:
+        self._written.add(bucket)
         await self._run(self._delete, bucket, key, version)
 
     # --- uploads of parts --------------------------------------------------------------------------------------------
@@ -217,6 +224,7 @@ class FileStore(Store):
         crc32c: int | None,
     ) -> ObjectInfo:
         self._check_metadata(attributes)
+        self._written.add(bucket)
         upload = fileupload.OpenedUpload(self._root, bucket, key, upload_id)
         try:
             return await self._run(upload.publish, parts, attributes, condition, crc32c, self._on_step)
@@ -237,7 +245,7 @@ class FileStore(Store):
             await self._run(uploads.close)
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.to_thread(self._close)
 
     # --- in threads --------------------------------------------------------------------------------------------------
 
@@ -253,6 +261,12 @@ class FileStore(Store):
             if not future.cancelled():
                 future.exception()  # looked at, so that the loop does not report it as lost
             raise
+
+    def _close(self) -> None:
+        self._threads.shutdown()
+        for bucket in self._written:
+            with suppress(OSError, ObjectError), bucket_directory(self._root, bucket) as fd:
+                tidy(fd)
 
     def _check_metadata(self, attributes: Attributes) -> None:
         size = sum(len(text.encode()) for pair in attributes.metadata.items() for text in pair)

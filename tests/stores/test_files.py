@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -630,6 +631,64 @@ async def test_a_lock_that_is_never_given_back_is_told(store: FileStore, root: P
     finally:
         os.close(folder)
     assert leftovers(root) == []
+
+
+async def test_a_store_that_is_closed_leaves_no_lock_file(root: Path) -> None:
+    for changes in (lambda store: put(store, "k", b"x"), lambda store: store.probe("bucket", writable=True)):
+        store = FileStore("files", root=root)
+        (root / "bucket" / ".drayage.lock").touch()  # as a process that was killed leaves it
+        await changes(store)
+        await store.close()
+        assert not (root / "bucket" / ".drayage.lock").exists()
+
+
+@pytest.mark.parametrize("whole_file", [False, True], ids=["byte-of-the-key", "whole-file"])
+def test_the_lock_file_stays_while_a_lock_is_held(root: Path, monkeypatch: pytest.MonkeyPatch, whole_file: bool) -> None:
+    if whole_file:
+        monkeypatch.setattr(keylock, "sys", SimpleNamespace(platform="elsewhere"))
+    folder = os.open(root / "bucket", os.O_RDONLY)
+    try:
+        keylock.tidy(folder)
+        with keylock.locked(folder, "k"):
+            keylock.tidy(folder)
+            assert (root / "bucket" / ".drayage.lock").exists()
+        keylock.tidy(folder)
+        assert not (root / "bucket" / ".drayage.lock").exists()
+    finally:
+        os.close(folder)
+
+
+@pytest.mark.parametrize("whole_file", [False, True], ids=["byte-of-the-key", "whole-file"])
+def test_a_key_has_one_holder_while_lock_files_come_and_go(root: Path, monkeypatch: pytest.MonkeyPatch, whole_file: bool) -> None:
+    if whole_file:
+        monkeypatch.setattr(keylock, "sys", SimpleNamespace(platform="elsewhere"))
+    folder = os.open(root / "bucket", os.O_RDONLY)
+    holders, most, gone, stands = 0, 0, 0, keylock._stands
+
+    def counted(bucket: int, fd: int) -> bool:
+        nonlocal gone
+        found = stands(bucket, fd)
+        gone += not found
+        return found
+
+    def hold(_: int) -> None:
+        nonlocal holders, most
+        for _ in range(100):
+            with keylock.locked(folder, "k"):
+                holders += 1
+                most = max(most, holders)
+                time.sleep(0)
+                holders -= 1
+            keylock.tidy(folder)
+
+    monkeypatch.setattr(keylock, "_stands", counted)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(hold, range(8)))
+    finally:
+        os.close(folder)
+    assert most == 1
+    assert gone, "no lock file was removed under somebody who had opened it"
 
 
 # --- a full disk -------------------------------------------------------------------------------------------------------
