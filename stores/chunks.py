@@ -9,8 +9,8 @@ from replication.errors import IntegrityMismatch, ServerFault
 Chunk = bytes | memoryview
 """A piece of a body. What a view shows does not change as long as the view is held."""
 Chunks = AsyncIterator[Chunk]
-
-
+Data = bytes | Chunks
+"""A body that is all there, or comes in pieces."""
 PIECE = 512 * 1024
 
 

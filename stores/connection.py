@@ -12,7 +12,7 @@ from typing import cast
 
 from replication.errors import ServerFault, StoreTimeout
 from stores.answer import AnswerReader
-from stores.chunks import Chunk, Chunks, pieces
+from stores.chunks import Chunk, Chunks, Data, pieces
 
 ONE_WRITE = 64 * 1024
 """Bytes of a body that are put behind the head in one piece."""
@@ -27,7 +27,6 @@ AHEAD = 512 * 1024
 SCRATCH = 256 * 1024
 """The most that is read in one go of an answer that comes back as one value."""
 
-Data = bytes | Chunks | None
 _NO_ROOM = memoryview(b"")
 
 
@@ -35,7 +34,7 @@ class Unanswered(ConnectionError):
     """The connection ended before an answer began."""
 
 
-def encode_head(method: str, target: str, headers: Mapping[str, str], data: Data) -> bytes:
+def encode_head(method: str, target: str, headers: Mapping[str, str], data: Data | None) -> bytes:
     """The head of a request. ValueError for what would not arrive as it was meant."""
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
     if "content-length" not in headers:
@@ -101,7 +100,7 @@ class Connection(asyncio.BufferedProtocol):
             return False
         return self.is_whole and not self._is_paused and not self._transport.get_write_buffer_size()
 
-    async def ask(self, head: bytes, data: Data, reader: AnswerReader, idle_timeout_s: float) -> None:
+    async def ask(self, head: bytes, data: Data | None, reader: AnswerReader, idle_timeout_s: float) -> None:
         """Sends a request and feeds its answer to `reader` until that is whole."""
         self._begin(reader, idle_timeout_s)
         try:

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from replication.errors import EndpointUnreachable, StoreTimeout
 from stores.answer import AnswerReader
-from stores.connection import SCRATCH, AnswerStream, Connection, Data, encode_head
+from stores.chunks import Data
+from stores.connection import SCRATCH, AnswerStream, Connection, encode_head
 
 CONNECT_TIMEOUT_S = 10.0
 KEEP_S = 15.0
@@ -35,7 +36,7 @@ class Connections:
         origin: str,
         target: str,
         headers: Mapping[str, str],
-        data: Data,
+        data: Data | None,
         *,
         max_body: int,
         idle_timeout_s: float,

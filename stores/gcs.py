@@ -38,8 +38,8 @@ from replication.models import Attributes, Condition, ListedObject, ObjectInfo, 
 from stores.base import Store
 from stores.body import Body
 from stores.checksum import encode_crc
-from stores.chunks import Chunks, exactly
-from stores.gcs_api import Data, GcsApi
+from stores.chunks import Chunks, Data, exactly
+from stores.gcs_api import GcsApi
 from stores.gcs_compose import joined, pieces_of
 from stores.gcs_credentials import BearerTokens
 from stores.gcs_errors import gcs_error

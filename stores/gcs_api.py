@@ -12,14 +12,13 @@ from contextlib import asynccontextmanager
 from urllib.parse import quote, urlencode, urlsplit
 
 from replication.errors import ServerFault
-from stores.chunks import Chunks, gathered
+from stores.chunks import Chunks, Data, gathered
 from stores.connection import AnswerStream
 from stores.gcs_credentials import BearerTokens
 from stores.gcs_errors import gcs_error
 from stores.gcs_resources import LISTING_FIELDS, OBJECT_FIELDS, Piece, Resource, object_path
 from stores.http import HttpPlane
 
-Data = bytes | Chunks
 Query = Mapping[str, str | None]
 """Query parameters; one that is None is left out."""
 

@@ -13,7 +13,8 @@ from typing import TypeVar
 from replication.errors import BucketNotFound, IntegrityMismatch, ObjectError, ObjectNotFound, Refused, SourceChanged
 from replication.keys import RESERVED_PREFIX
 from replication.models import ObjectInfo
-from stores.gcs_api import Data, GcsApi
+from stores.chunks import Data
+from stores.gcs_api import GcsApi
 from stores.gcs_resources import Resource, to_checksums, to_info, to_version
 
 BUCKET_SEEN_S = 5.0

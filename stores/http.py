@@ -13,7 +13,8 @@ from functools import partial
 from typing import TypeVar
 
 from replication.errors import ServerFault
-from stores.connection import AnswerStream, Data, Unanswered
+from stores.chunks import Data
+from stores.connection import AnswerStream, Unanswered
 from stores.connections import Connections
 
 IDLE_TIMEOUT_S = 25.0
@@ -49,7 +50,7 @@ class HttpPlane:
         origin: str,
         target: str,
         headers: Mapping[str, str],
-        data: Data = None,
+        data: Data | None = None,
         *,
         max_body: int,
         idle_timeout_s: float | None = None,

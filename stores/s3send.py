@@ -17,7 +17,7 @@ from replication.limits import KIB, MIB, Capabilities, UploadChecksum
 from stores.body import Body
 from stores.budget import ByteBudget
 from stores.checksum import decode_crc, encode_crc
-from stores.chunks import Chunks
+from stores.chunks import Data
 from stores.s3headers import ASKED, CRC32C
 from stores.s3wire import Answer, S3Wire, framed, trailer_headers
 from stores.signing import UNSIGNED_PAYLOAD, UNSIGNED_PAYLOAD_TRAILER
@@ -78,7 +78,7 @@ class S3Sending:
             headers[CRC32C] = encode_crc(body.result().crc32c)
             return await self._wire.send("PUT", bucket, key, query, headers, body.whole)
         known, size = body.known_crc32c, body.size_bytes
-        data: bytes | Chunks
+        data: Data
         payload = UNSIGNED_PAYLOAD
         async with AsyncExitStack() as holding:
             if size <= SMALL_BODY or (mode == "header" and known is None):

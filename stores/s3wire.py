@@ -14,7 +14,7 @@ from botocore.exceptions import BotoCoreError
 
 from replication.errors import CredentialsRefused, ObjectError
 from stores.checksum import encode_crc
-from stores.chunks import Chunks, gathered
+from stores.chunks import Chunks, Data, gathered
 from stores.connection import AnswerStream
 from stores.http import HttpPlane
 from stores.mapping import retry_after, s3_error
@@ -167,7 +167,7 @@ class S3Wire:
         key: str = "",
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] = _NO_HEADERS,
-        data: bytes | Chunks | None = None,
+        data: Data | None = None,
         *,
         payload: str = UNSIGNED_PAYLOAD,
         idle_timeout_s: float | None = None,
