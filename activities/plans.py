@@ -40,7 +40,7 @@ class Plans:
     def __init__(self, settings: Settings, stores: Stores) -> None:
         self._settings = settings
         self._stores = stores
-        self._random = random.SystemRandom()
+        self._random = random.Random()  # noqa: S311 - seeded by the system; asking it for each id gives other threads the interpreter
 
     async def of_object(self, view: View, *, whole: bool = False) -> CopyPlan:
         """How this source version travels: `whole` in one request. Raises `ObjectTooLarge` before anything moves."""

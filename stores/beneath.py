@@ -103,6 +103,7 @@ class _OpenHow(ctypes.Structure):
 _SYS_OPENAT2 = 437
 _RESOLVE = 0x02 | 0x04 | 0x08  # NO_MAGICLINKS, NO_SYMLINKS, BENEATH
 _RENAME_NOREPLACE = 1
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -238,6 +239,12 @@ def sync_directory(folder: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
+
+
+def start_writeback(fd: int) -> None:
+    """Has the kernel begin to write a file to the disk, where it can be asked to. Only `fsync` says that it is there."""
+    if hasattr(_libc, "sync_file_range"):
+        _libc.sync_file_range(ctypes.c_int(fd), ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_WRITE))
 
 
 def remove(folder: int, name: bytes) -> bool:

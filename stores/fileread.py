@@ -10,21 +10,22 @@ from replication.errors import IntegrityMismatch, ObjectNotFound, SourceChanged
 from replication.models import Checksums, ObjectInfo, Version
 from stores import sidecar
 from stores.beneath import bucket_directory, directory, is_absent, mapped, open_regular, split_key
+from stores.folders import Folders
 from stores.publish import PIECE, read_at, version_of
 
 
 @contextmanager
-def opened(root: str, bucket: str, key: str) -> Iterator[tuple[int, bytes, int]]:
+def opened(folders: Folders, bucket: str, key: str) -> Iterator[tuple[int, bytes, int]]:
     """(directory, name, file) of an object. `ObjectNotFound` where no regular file stands."""
     parents, name = split_key(key)
-    with mapped(key), bucket_directory(root, bucket) as bucket_fd:
+    with mapped(key):
         try:
-            with directory(bucket_fd, parents) as folder:
-                fd = open_regular(folder, name)
-                try:
-                    yield folder, name, fd
-                finally:
-                    os.close(fd)
+            folder = folders.open(bucket, parents)
+            fd = open_regular(folder, name)
+            try:
+                yield folder, name, fd
+            finally:
+                os.close(fd)
         except OSError as error:
             if is_absent(error):
                 raise ObjectNotFound(f"no regular file at {key!r}") from error
@@ -32,14 +33,14 @@ def opened(root: str, bucket: str, key: str) -> Iterator[tuple[int, bytes, int]]
 
 
 def head(root: str, bucket: str, key: str, *, tags: bool) -> ObjectInfo:
-    with opened(root, bucket, key) as (folder, name, fd):
+    with Folders(root) as folders, opened(folders, bucket, key) as (folder, name, fd):
         return _info(key, folder, name, fd, tags=tags)
 
 
-def fetch(root: str, bucket: str, key: str, pin: Version) -> tuple[ObjectInfo, bytes]:
+def fetch(folders: Folders, bucket: str, key: str, pin: Version) -> tuple[ObjectInfo, bytes]:
     """A small file with its record, opened once."""
     try:
-        with opened(root, bucket, key) as (folder, name, fd):
+        with opened(folders, bucket, key) as (folder, name, fd):
             info = _info(key, folder, name, fd, tags=True)
             _check_pin(key, info.version, pin)
             data = read_at(fd, pin.size_bytes, 0)
@@ -110,7 +111,7 @@ def _check_pin(key: str, found: Version, pin: Version) -> None:
 
 def _info(key: str, folder: int, name: bytes, fd: int, *, tags: bool) -> ObjectInfo:
     """What a HEAD tells of the open file `fd`."""
-    version = version_of(os.fstat(fd))
-    record = sidecar.load(folder, name, fd)
+    file = os.fstat(fd)
+    record = sidecar.load(folder, name, fd, file)
     checksums = Checksums(crc32c=record.crc32c if record else None)
-    return ObjectInfo(key, version, sidecar.attributes_of(record, name, tags=tags), checksums)
+    return ObjectInfo(key, version_of(file), sidecar.attributes_of(record, name, tags=tags), checksums)

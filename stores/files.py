@@ -17,10 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import ParamSpec, TypeVar
-from uuid import uuid4
 
 from replication.errors import IntegrityMismatch, MetadataUnrepresentable, ObjectError, ObjectNotFound, PreconditionFailed
 from replication.limits import FILE_LIMITS, Capabilities
@@ -42,12 +43,17 @@ from stores.beneath import (
 from stores.body import Body
 from stores.checksum import Digest
 from stores.chunks import Chunks
+from stores.crew import Crew, ended
+from stores.folders import Folders
 from stores.keylock import locked, tidy
-from stores.publish import CREATE, Incoming, batches, check_condition, no_step, version_of
+from stores.publish import CREATE, Commit, Incoming, batches, check_condition, no_step, version_of
 from stores.sidecar import Record
+from stores.smallfiles import Wanted, Whole, fetch_all, store_all
 from stores.walk import walk
 
-THREADS = 16
+THREADS = 24
+HANDS = 8
+"""Threads that read small files, and that write them, where they are slow."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,7 +63,8 @@ class FileStore(Store):
     """The directories under `root` as buckets. Blocking calls run in threads of its own, in pieces of 1 MiB.
 
     `on_step` is told when a write has passed a step ("written", "synced", "recorded", "renamed", "published"): the
-    places where tests crash it. `new_id` gives 32 hexadecimal digits that never come twice.
+    places where tests crash it. `new_id` gives 32 hexadecimal digits that never come twice (by default
+    random ones).
     """
 
     def __init__(
@@ -66,7 +73,7 @@ class FileStore(Store):
         *,
         root: Path,
         on_step: Callable[[str], None] = no_step,
-        new_id: Callable[[], str] = lambda: uuid4().hex,
+        new_id: Callable[[], str] | None = None,
     ) -> None:
         self.name = name
         self.kind = "file"
@@ -74,10 +81,12 @@ class FileStore(Store):
         self.limits = FILE_LIMITS
         self._root = str(root)
         self._on_step = on_step
-        self._new_id = new_id
+        self._new_id = new_id or _random_ids()
         self._written: set[str] = set()
         """Buckets that may have locks of this store."""
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"files-{name}")
+        self._readers = Crew(self._threads, partial(fetch_all, self._root), hands=HANDS)
+        self._writers = Crew(self._threads, partial(store_all, self._root), hands=HANDS)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -126,7 +135,7 @@ class FileStore(Store):
             file.close()
 
     async def fetch(self, bucket: str, key: str, *, pin: Version) -> tuple[ObjectInfo, bytes]:
-        return await self._run(fileread.fetch, self._root, bucket, key, pin)
+        return await self._readers.do(Wanted(bucket, key, pin), pin.size_bytes)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -135,11 +144,13 @@ class FileStore(Store):
         self._written.add(bucket)
         incoming = Incoming(self._root, bucket, key, journal.temporary_name(self._new_id()), self._on_step)
         try:
-            if body.whole is not None:
-                return await self._run(incoming.store, body.whole, body.result().crc32c, attributes, condition)
-            async for batch in batches(body):
-                await self._run(incoming.write, batch)
-            return await self._run(incoming.publish, body.size_bytes, body.digest.crc32c, attributes, condition)
+            if body.whole is None:
+                async for batch in batches(body):
+                    await self._run(incoming.write, batch)
+            commit = Commit(body.size_bytes, body.result().crc32c, attributes, condition, self._on_step)
+            if body.whole is not None and (info := await self._writers.do(Whole(incoming, body.whole, commit), body.size_bytes)):
+                return info
+            return await self._run(incoming.publish, commit)
         except BaseException:
             await self._run(incoming.discard)
             raise
@@ -255,11 +266,7 @@ class FileStore(Store):
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            while not future.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()  # looked at, so that the loop does not report it as lost
+            await ended(future)
             raise
 
     def _close(self) -> None:
@@ -290,10 +297,10 @@ class FileStore(Store):
     def _update_attributes(self, bucket: str, key: str, version: Version, attributes: Attributes) -> ObjectInfo:
         try:
             with bucket_directory(self._root, bucket) as bucket_fd, mapped(key), locked(bucket_fd, key):
-                with fileread.opened(self._root, bucket, key) as (folder, name, fd):
+                with Folders(self._root) as folders, fileread.opened(folders, bucket, key) as (folder, name, fd):
                     file = os.fstat(fd)
                     check_condition(Condition.match(version), file, key)
-                    before = sidecar.load(folder, name, fd)
+                    before = sidecar.load(folder, name, fd, file)
                     tags = attributes.tags if attributes.tags is not None else (before.attributes.tags if before else None)
                     crc32c = before.crc32c if before else None
                     record = Record(file.st_size, file.st_mtime_ns, crc32c, replace(attributes, tags=tags or {}))
@@ -349,6 +356,11 @@ class FileStore(Store):
             f"conditions are cooperative; creation that never replaces: {'by the kernel' if atomic else 'under the lock only'}; "
             f"attributes: {'in the file' if in_file else 'in sidecars'}"
         )
+
+
+def _random_ids() -> Callable[[], str]:
+    random = Random()  # noqa: S311 - seeded by the system; asking it for each id would let go of the interpreter each time
+    return lambda: f"{random.getrandbits(128):032x}"
 
 
 def _take(items: Iterator[T], count: int) -> list[T]:

@@ -32,14 +32,53 @@ _NOT_THERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 _HELD = (errno.EAGAIN, errno.EACCES)
 
 
+class Locks:
+    """The locks of the bucket whose folder `bucket` is, for one thread that holds one at a time."""
+
+    def __init__(self, bucket: int) -> None:
+        self._bucket = bucket
+        self._fd = -1
+        self._file: os.stat_result | None = None
+
+    def try_hold(self, key: str) -> bool:
+        """Whether the key's lock was had without waiting."""
+        while True:
+            if self._file is None:
+                self._fd = os.open(LOCK_NAME, OPEN | os.O_CREAT, 0o666, dir_fd=self._bucket)
+                self._file = os.fstat(self._fd)
+            if not _try_bytes(self._fd, lock_of(key), 1):
+                return False
+            if _stands(self._bucket, self._file):
+                return True
+            self.close()  # somebody removed it before we had our lock: it counts for nobody any more
+
+    def hold(self, key: str) -> None:
+        """`StoreTimeout` after 30 s."""
+        until = time.monotonic() + PATIENCE_S
+        while not self.try_hold(key):
+            if time.monotonic() > until:
+                raise StoreTimeout(f"another process has held the lock of {key!r} for {PATIENCE_S:.0f} s")
+            time.sleep(LOOK_EVERY_S)
+
+    def release(self, key: str) -> None:
+        _free_bytes(self._fd, lock_of(key), 1)
+
+    def close(self) -> None:
+        """Gives back what is held, too."""
+        if self._file is not None:
+            os.close(self._fd)
+        self._file = None
+
+
 @contextmanager
 def locked(bucket: int, key: str) -> Iterator[None]:
     """Holds the key's lock in the folder `bucket`. `StoreTimeout` after 30 s."""
-    fd = _hold(bucket, key)
+    locks = Locks(bucket)
     try:
+        locks.hold(key)
         yield
     finally:
-        os.close(fd)
+        locks.close()
 
 
 def tidy(bucket: int) -> None:
@@ -49,34 +88,16 @@ def tidy(bucket: int) -> None:
     except FileNotFoundError:
         return
     try:
-        if _try_bytes(fd, *EVERY_KEY) and _stands(bucket, fd):
+        if _try_bytes(fd, *EVERY_KEY) and _stands(bucket, os.fstat(fd)):
             os.unlink(LOCK_NAME, dir_fd=bucket)
     finally:
         os.close(fd)
 
 
-def _hold(bucket: int, key: str) -> int:
-    """A descriptor that holds the key's lock, in the file that stands there then."""
-    until = time.monotonic() + PATIENCE_S
-    while True:
-        fd = os.open(LOCK_NAME, OPEN | os.O_CREAT, 0o666, dir_fd=bucket)
-        try:
-            while not _try_bytes(fd, lock_of(key), 1):
-                if time.monotonic() > until:
-                    raise StoreTimeout(f"another process has held the lock of {key!r} for {PATIENCE_S:.0f} s")
-                time.sleep(LOOK_EVERY_S)
-            if _stands(bucket, fd):
-                return fd
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
-
-
-def _stands(bucket: int, fd: int) -> bool:
+def _stands(bucket: int, file: os.stat_result) -> bool:
     """Whether the open file is still the one under its name."""
     try:
-        return os.path.samestat(os.stat(LOCK_NAME, dir_fd=bucket, follow_symlinks=False), os.fstat(fd))
+        return os.path.samestat(os.stat(LOCK_NAME, dir_fd=bucket, follow_symlinks=False), file)
     except FileNotFoundError:
         return False
 
@@ -87,14 +108,27 @@ def lock_of(key: str) -> int:
 
 
 def _try_bytes(fd: int, start: int, length: int) -> bool:
-    if sys.platform != "linux":
-        return try_lock(fd, exclusive=True)
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0))
+        return _set_lock(fd, fcntl.F_WRLCK, start, length) or try_lock(fd, exclusive=True)
+    except OSError as error:
+        if error.errno in _HELD:
+            return False
+        raise
+
+
+def _free_bytes(fd: int, start: int, length: int) -> None:
+    if not _set_lock(fd, fcntl.F_UNLCK, start, length):
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def _set_lock(fd: int, kind: int, start: int, length: int) -> bool:
+    """False where there are no locks of bytes that belong to an open file description."""
+    if sys.platform != "linux":
+        return False
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0))
     except OSError as error:
         if error.errno in _NOT_THERE:
-            return try_lock(fd, exclusive=True)
-        if error.errno in _HELD:
             return False
         raise
     return True

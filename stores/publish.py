@@ -16,6 +16,7 @@ from stores import sidecar
 from stores.beneath import bucket_directory, make_directories, mapped, prune, remove, rename_new, split_key, status, sync_directory
 from stores.body import Body
 from stores.chunks import Chunk
+from stores.folders import Folders
 from stores.keylock import locked
 from stores.sidecar import Record
 
@@ -135,32 +136,54 @@ def create_beside(bucket: int, parents: list[bytes], temporary: bytes, key: str)
 
 def publish(bucket: int, file: Written, commit: Commit) -> ObjectInfo:
     """The temporary file becomes the object in one step, with its record, if the condition holds under the key's lock."""
+    beside = prepare(file, commit)
+    sync(file, commit)  # before the lock: under it, one file after the other would wait for the disk
+    with locked(bucket, file.key):
+        give_name(file, commit, beside)
+    sync_directory(file.folder)
+    return published(file, commit)
+
+
+def prepare(file: Written, commit: Commit) -> Record | None:
+    """Keeps the record in the file. Where it holds none, gives the record, which is to stand beside the object then."""
     on_disk = os.fstat(file.fd)
     if on_disk.st_size != commit.size_bytes:
         raise IntegrityMismatch(f"{file.key!r}: {on_disk.st_size} bytes reached the disk, expected {commit.size_bytes}")
-    attributes = replace(commit.attributes, tags=commit.attributes.tags or {})
-    record = Record(on_disk.st_size, on_disk.st_mtime_ns, commit.crc32c, attributes)
-    in_file = sidecar.save_within(file.fd, record)
-    os.fsync(file.fd)  # before the lock: under it, one file after the other would wait for the disk
+    record = Record(on_disk.st_size, on_disk.st_mtime_ns, commit.crc32c, _stored(commit.attributes))
+    return None if sidecar.save_within(file.fd, record, links=on_disk.st_nlink) else record
+
+
+def sync(file: Written, commit: Commit) -> None:
+    os.fsync(file.fd)
     commit.on_step("synced")
-    with locked(bucket, file.key):
-        # Looked at before a sidecar is kept: that of a refused write must not replace that of the object there.
-        check_condition(commit.condition, status(file.folder, file.name), file.key)
-        if not in_file:
-            sidecar.save_beside(file.folder, file.name, record)
-        commit.on_step("recorded")
-        try:
-            _rename(file, commit.condition)
-        except BaseException:
-            if status(file.folder, file.name) is None:
-                sidecar.forget(file.folder, file.name)
-            raise
-        commit.on_step("renamed")
-        if in_file:
+
+
+def give_name(file: Written, commit: Commit, beside: Record | None) -> None:
+    """To be called under the key's lock."""
+    # Looked at before a sidecar is kept: that of a refused write must not replace that of the object there.
+    check_condition(commit.condition, status(file.folder, file.name), file.key)
+    if beside is not None:
+        sidecar.save_beside(file.folder, file.name, beside)
+    commit.on_step("recorded")
+    try:
+        _rename(file, commit.condition)
+    except BaseException:
+        if status(file.folder, file.name) is None:
             sidecar.forget(file.folder, file.name)
-    sync_directory(file.folder)
+        raise
+    commit.on_step("renamed")
+    if beside is None:
+        sidecar.forget(file.folder, file.name)
+
+
+def published(file: Written, commit: Commit) -> ObjectInfo:
+    """What is told of an object whose name is on the disk."""
     commit.on_step("published")
-    return ObjectInfo(file.key, version_of(os.fstat(file.fd)), attributes, Checksums(crc32c=commit.crc32c))
+    return ObjectInfo(file.key, version_of(os.fstat(file.fd)), _stored(commit.attributes), Checksums(crc32c=commit.crc32c))
+
+
+def _stored(attributes: Attributes) -> Attributes:
+    return replace(attributes, tags=attributes.tags or {})
 
 
 def _rename(file: Written, condition: Condition) -> None:
@@ -179,30 +202,52 @@ class Incoming:
 
     def __init__(self, root: str, bucket: str, key: str, temporary: bytes, on_step: Callable[[str], None]) -> None:
         self._parents, self._name = split_key(key)
-        self._root, self._bucket, self._key, self._temporary = root, bucket, key, temporary
+        self._root, self._temporary = root, temporary
         self._on_step = on_step
         self._folder = self._fd = -1
+        self._borrowed = False
         self._made = self._end = 0
+        self.bucket, self.key = bucket, key
 
-    def store(self, data: bytes, crc32c: int, attributes: Attributes, condition: Condition) -> ObjectInfo:
-        """`write` and `publish` of bytes that are all there."""
-        with mapped(self._key), bucket_directory(self._root, self._bucket) as bucket:
-            self._open(bucket)
-            self._write([data])
-            return self._publish(bucket, Commit(len(data), crc32c, attributes, condition, self._on_step))
+    @property
+    def file(self) -> Written:
+        return Written(self._folder, self._temporary, self._fd, self._name, self.key)
+
+    def open(self, folders: Folders) -> None:
+        """Makes the file in a directory of `folders`, and makes that first if need be."""
+        known = folders.known(self.bucket, self._parents)
+        self._borrowed = True
+        if known is not None:
+            with suppress(FileNotFoundError):  # a deletion has pruned the directory
+                self._fd = os.open(self._temporary, CREATE, 0o666, dir_fd=known)
+                self._folder = known
+                return
+        folder, self._fd, self._made = create_beside(folders.bucket(self.bucket), self._parents, self._temporary, self.key)
+        self._folder = folders.add(self.bucket, self._parents, folder)
+
+    def keep_folder(self) -> None:
+        """Goes on without the `Folders` that it was opened with."""
+        if self._borrowed and self._folder >= 0:
+            borrowed, self._folder = self._folder, -1
+            with suppress(OSError):  # no descriptor is left: what lies there is found as any leftover of a crash
+                self._folder = os.dup(borrowed)
+        self._borrowed = False
 
     def write(self, chunks: Sequence[Chunk]) -> None:
-        with mapped(self._key):
+        with mapped(self.key):
             if self._fd < 0:
-                with bucket_directory(self._root, self._bucket) as bucket:
-                    self._open(bucket)
-            self._write(chunks)
+                with bucket_directory(self._root, self.bucket) as bucket:
+                    self._open_alone(bucket)
+            self._end = write_at(self._fd, chunks, self._end)
+        self._on_step("written")
 
-    def publish(self, size_bytes: int, crc32c: int, attributes: Attributes, condition: Condition) -> ObjectInfo:
-        with mapped(self._key), bucket_directory(self._root, self._bucket) as bucket:
+    def publish(self, commit: Commit) -> ObjectInfo:
+        with mapped(self.key), bucket_directory(self._root, self.bucket) as bucket:
             if self._fd < 0:
-                self._open(bucket)
-            return self._publish(bucket, Commit(size_bytes, crc32c, attributes, condition, self._on_step))
+                self._open_alone(bucket)
+            info = publish(bucket, self.file, commit)
+            self.close()
+            return info
 
     def discard(self) -> None:
         with suppress(OSError):
@@ -210,23 +255,14 @@ class Incoming:
                 remove(self._folder, self._temporary)
         self.close()
         if self._made:
-            with suppress(BucketNotFound, OSError), bucket_directory(self._root, self._bucket) as bucket:
+            with suppress(BucketNotFound, OSError), bucket_directory(self._root, self.bucket) as bucket:
                 prune(bucket, self._parents, self._made)
 
     def close(self) -> None:
-        for fd in (self._fd, self._folder):
+        for fd in (self._fd, -1 if self._borrowed else self._folder):
             if fd >= 0:
                 os.close(fd)
         self._fd = self._folder = -1
 
-    def _open(self, bucket: int) -> None:
-        self._folder, self._fd, self._made = create_beside(bucket, self._parents, self._temporary, self._key)
-
-    def _write(self, chunks: Sequence[Chunk]) -> None:
-        self._end = write_at(self._fd, chunks, self._end)
-        self._on_step("written")
-
-    def _publish(self, bucket: int, commit: Commit) -> ObjectInfo:
-        info = publish(bucket, Written(self._folder, self._temporary, self._fd, self._name, self._key), commit)
-        self.close()
-        return info
+    def _open_alone(self, bucket: int) -> None:
+        self._folder, self._fd, self._made = create_beside(bucket, self._parents, self._temporary, self.key)

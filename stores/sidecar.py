@@ -41,7 +41,7 @@ class Record:
         return (self.size_bytes, self.mtime_ns) == (file.st_size, file.st_mtime_ns)
 
     def encode(self) -> bytes:
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":")).encode()
+        return json.dumps(self, separators=(",", ":"), default=_fields).encode()
 
     @classmethod
     def decode(cls, text: bytes) -> Record | None:
@@ -56,10 +56,14 @@ class Record:
         return record if _is_sound(record) else None
 
 
+def _fields(part: Record | Attributes) -> dict[str, Any]:
+    return {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+
+
 def _is_sound(record: Record) -> bool:
     numbers = (record.size_bytes, record.mtime_ns, record.crc32c or 0)
     pairs = [record.attributes.metadata, record.attributes.tags or {}]
-    texts = [value for name, value in dataclasses.asdict(record.attributes).items() if name not in ("metadata", "tags")]
+    texts = [value for name, value in _fields(record.attributes).items() if name not in ("metadata", "tags")]
     if not all(isinstance(number, int) for number in numbers) or not all(isinstance(pair, dict) for pair in pairs):
         return False
     texts += [text for pair in pairs for item in pair.items() for text in item]
@@ -71,9 +75,8 @@ def sidecar_name(name: bytes) -> bytes:
     return f"{RESERVED_NAME}{hashlib.sha256(name).hexdigest()[:32]}.meta".encode()
 
 
-def load(folder: int, name: bytes, fd: int) -> Record | None:
-    """The record of the open file `fd`, which stands as `name` in `folder`, if one describes its present bytes."""
-    file = os.fstat(fd)
+def load(folder: int, name: bytes, fd: int, file: os.stat_result) -> Record | None:
+    """The record of the open file `fd`, which stands as `name` in `folder`, if one describes it as `file` tells."""
     for kept in (partial(_from_xattr, fd), partial(_from_sidecar, folder, name)):
         text = kept()
         record = Record.decode(text) if text is not None else None
@@ -84,17 +87,17 @@ def load(folder: int, name: bytes, fd: int) -> Record | None:
 
 def save(folder: int, name: bytes, fd: int, record: Record) -> bool:
     """Keeps `record` for `fd`, durably once `fd` and `folder` are synced. True: in the file itself, so that no sidecar is needed."""
-    if save_within(fd, record):
+    if save_within(fd, record, links=os.fstat(fd).st_nlink):
         return True
     save_beside(folder, name, record)
     return False
 
 
-def save_within(fd: int, record: Record) -> bool:
-    """Keeps `record` in the file, whatever its name is to be. False where it holds none, and after that none.
+def save_within(fd: int, record: Record, *, links: int) -> bool:
+    """Keeps `record` in the file that has `links` names, whatever they are. False where it holds none, and after that none.
 
     A file with a second name holds none: an extended attribute would reach whoever holds the other name."""
-    if os.fstat(fd).st_nlink == 1:
+    if links == 1:
         try:
             os.setxattr(fd, XATTR, record.encode())
             return True

@@ -665,9 +665,9 @@ def test_a_key_has_one_holder_while_lock_files_come_and_go(root: Path, monkeypat
     folder = os.open(root / "bucket", os.O_RDONLY)
     holders, most, gone, stands = 0, 0, 0, keylock._stands
 
-    def counted(bucket: int, fd: int) -> bool:
+    def counted(bucket: int, file: os.stat_result) -> bool:
         nonlocal gone
-        found = stands(bucket, fd)
+        found = stands(bucket, file)
         gone += not found
         return found
 
