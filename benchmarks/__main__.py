@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from benchmarks.events import events
+from benchmarks.folders import folders
 from benchmarks.lab import BenchLab, bench_lab
 from benchmarks.lanes import lanes
 from benchmarks.ledger import ledger
@@ -33,6 +34,7 @@ def table(rows: list[Row]) -> str:
 
 CASES: dict[str, Callable[[BenchLab, int], Awaitable[list[Row]]]] = {
     "passes": lambda lab, rounds: passes(lab, rounds=rounds),
+    "folders": lambda lab, rounds: folders(lab, rounds=rounds),
     "objects": lambda lab, rounds: objects(lab, rounds=rounds),
     "events": lambda lab, rounds: events(lab),
     "lanes": lambda lab, rounds: lanes(lab),
@@ -42,7 +44,9 @@ WITHOUT_LAB: dict[str, Callable[[], Awaitable[list[Row]]]] = {"ledger": ledger}
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--rounds", type=int, default=4, help="interleaved runs of each program, for passes and objects (default: 4)")
+    parser.add_argument(
+        "--rounds", type=int, default=4, help="interleaved runs of each program, for passes, folders and objects (default: 4)"
+    )
     parser.add_argument("--only", choices=[*CASES, *WITHOUT_LAB], help="one of the tables (default: all)")
     parser.add_argument("--write", action="store_true", help="keep the tables in docs/BENCHMARKS.md")
     options = parser.parse_args()

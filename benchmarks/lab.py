@@ -28,6 +28,9 @@ ROOT = Path(__file__).parent.parent
 MIB = 1 << 20
 WARM_KEY = "warm-up"
 
+Place = str | Path
+"""A bucket of the source or of the destination server, or a folder instead of either."""
+
 
 class BenchLab:
     """Two SeaweedFS, one Temporal server, and a configuration with a route `bench` from the one to the other."""
@@ -71,18 +74,22 @@ class BenchLab:
             shutil.rmtree(folder)
         os.sync()
 
-    def write_config(self, source_bucket: str, destination_bucket: str, **worker: Any) -> Path:
-        """A configuration file for one pair of buckets."""
-        path = self.folder / f"{destination_bucket}.yaml"
+    def write_config(self, source: Place, destination: Place, **worker: Any) -> Path:
+        """A configuration file for one pair of places."""
+        name = name_of(destination)
+        path = self.folder / f"{name}.yaml"
         document = {
-            "ledger": f"sqlite:///{self.folder}/{destination_bucket}.db",
-            "temporal": {"address": self.temporal.address, "task_queue": f"bench-{destination_bucket}"},
-            "stores": {"source": _store(self.source, "SOURCE"), "destination": _store(self.destination, "DESTINATION")},
+            "ledger": f"sqlite:///{self.folder}/{name}.db",
+            "temporal": {"address": self.temporal.address, "task_queue": f"bench-{name}"},
+            "stores": {
+                "source": _files(source) if isinstance(source, Path) else _store(self.source, "SOURCE"),
+                "destination": _files(destination) if isinstance(destination, Path) else _store(self.destination, "DESTINATION"),
+            },
             "routes": [
                 {
                     "name": "bench",
-                    "source": {"store": "source", "bucket": source_bucket},
-                    "destination": {"store": "destination", "bucket": destination_bucket},
+                    "source": {"store": "source", "bucket": name_of(source)},
+                    "destination": {"store": "destination", "bucket": name_of(destination)},
                 }
             ],
             "worker": worker,
@@ -107,6 +114,14 @@ class BenchLab:
 def _compiling_once() -> dict[str, str]:
     """Without the variable by which every workflow of every worker would be compiled anew."""
     return {name: value for name, value in clean_environment().items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def name_of(place: Place) -> str:
+    return place.name if isinstance(place, Path) else place
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {"type": "file", "root": str(folder.parent)}
 
 
 def _store(server: SeaweedFS, prefix: str) -> dict[str, str]:
@@ -160,7 +175,7 @@ def check_equal(lab: BenchLab, source_bucket: str, destination_bucket: str, coun
     """Every source object stands at the destination with its size; a sample of 20 with its bytes. Without `warm`, the one
     to warm up with was not copied."""
     source, destination = s3_client(lab.source), s3_client(lab.destination)
-    left, right = _sizes(source, source_bucket), _sizes(destination, destination_bucket)
+    left, right = bucket_sizes(source, source_bucket), bucket_sizes(destination, destination_bucket)
     if not warm:
         del left[WARM_KEY]
     if left != right or len(left) != count + warm:
@@ -171,6 +186,6 @@ def check_equal(lab: BenchLab, source_bucket: str, destination_bucket: str, coun
             raise RuntimeError(f"{destination_bucket}: {key} differs")
 
 
-def _sizes(client: Any, bucket: str) -> dict[str, int]:
+def bucket_sizes(client: Any, bucket: str) -> dict[str, int]:
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}

@@ -15,7 +15,7 @@ from temporalio.client import Client, WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from activities._progress import BEAT_S
-from benchmarks.lab import MIB, BenchLab, check_equal, seed_objects
+from benchmarks.lab import MIB, BenchLab, Place, check_equal, name_of, seed_objects
 from benchmarks.measure import Usage, cpu_seconds, peak_bytes, reset_peak, turned
 from benchmarks.objects import Row, rows_of
 from benchmarks.peers import PEERS
@@ -87,7 +87,7 @@ async def _copied(lab: BenchLab, case: Case, rounds: int) -> list[Row]:
 
 async def _ours(lab: BenchLab, case: Case, destination: str) -> tuple[list[Usage], int]:
     """A pass that copies and one that finds nothing to do; the actions of the first."""
-    async with _worker(lab, case.bucket, destination) as passing:
+    async with passing_worker(lab, case.bucket, destination) as passing:
         copying, spent = await passing.measured(copied=case.count + 1, skipped=0)
         idle, _ = await passing.measured(copied=0, skipped=case.count + 1)
     return [copying, idle], spent
@@ -103,7 +103,7 @@ async def _unchanged(lab: BenchLab, many: int, rounds: int) -> list[Row]:
         server.create_bucket(bucket)
     count = await seed_tiny(many, (lab.source, "many"), (lab.destination, "many-replica"))
     runs: dict[str, list[Usage]] = {}
-    async with _worker(lab, "many", "many-replica") as passing:
+    async with passing_worker(lab, "many", "many-replica") as passing:
         await passing.measured(copied=0, skipped=count)
         for _ in range(rounds):
             for name in ("juicefs sync", "rclone copy"):
@@ -116,14 +116,14 @@ async def _unchanged(lab: BenchLab, many: int, rounds: int) -> list[Row]:
 
 
 @asynccontextmanager
-async def _worker(lab: BenchLab, source: str, destination: str) -> AsyncIterator[_Passing]:
+async def passing_worker(lab: BenchLab, source: Place, destination: Place) -> AsyncIterator[Passing]:
     config = lab.write_config(source, destination)
     client = await Client.connect(lab.temporal.address, data_converter=pydantic_data_converter)
     with lab.process(["worker.py", "--config", str(config)], ready="worker is ready") as worker:
-        yield _Passing(lab, client, f"bench-{destination}", worker.pid)
+        yield Passing(lab, client, f"bench-{name_of(destination)}", worker.pid)
 
 
-class _Passing:
+class Passing:
     """Passes of one route by one worker process."""
 
     def __init__(self, lab: BenchLab, client: Client, queue: str, pid: int) -> None:
