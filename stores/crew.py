@@ -1,28 +1,32 @@
 """Small jobs for threads, many to a thread at a time.
 
 A thread that is woken for each job fights for the interpreter with its like and with the event loop at every call of the system.
-So whoever comes takes all that waits, up to a limit, and a second one comes only where somebody has waited for a while: of calls
-that are fast a few threads do many, and where they are slow, on a network's file system or a disk that seeks, many threads
-stand side by side in the end.
+So whoever comes takes as much of what waits as it can do in a moment, and a second one comes only where somebody has waited for a
+while: where calls are fast a few threads do many, and where they are slow, on a network's file system, many threads do a few each.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from replication.limits import MIB
 
 AT_ONCE = 32
-"""Jobs that a thread takes at a time."""
+"""Jobs that a thread takes at a time, at most."""
 WEIGHT_AT_ONCE = 4 * MIB
+MOMENT_S = 0.05
+"""How long it is to be busy with them. More than a disk takes to sync once, so that more at a time is found to be faster there."""
+MEMORY = 0.7
+"""How much of what is known of a job's time stays when another was seen."""
 PATIENCE_S = 0.005
 """How long the first in line waits until one more thread comes."""
 
@@ -35,7 +39,7 @@ class _Place(Generic[Job, Result]):
     job: Job
     weight: int
     told: asyncio.Future[Result]
-    since: float = field(default_factory=time.monotonic)
+    since: float
 
 
 class Crew(Generic[Job, Result]):
@@ -44,19 +48,28 @@ class Crew(Generic[Job, Result]):
     For one event loop.
     """
 
-    def __init__(self, threads: Executor, work: Callable[[Sequence[Job]], Sequence[Result | Exception]], *, hands: int) -> None:
-        self._threads = threads
+    def __init__(
+        self,
+        work: Callable[[Sequence[Job]], Sequence[Result | Exception]],
+        *,
+        hands: int,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._threads = ThreadPoolExecutor(hands, thread_name_prefix=name)
         self._work = work
         self._most_hands = hands
+        self._clock = clock
         self._lock = threading.Lock()
         self._waiting: deque[_Place[Job, Result]] = deque()
         self._hands = 0
+        self._job_s = 0.0
         self._looking: asyncio.TimerHandle | None = None
 
     async def do(self, job: Job, weight: int = 0) -> Result:
         """The answer, or its error. `weight` counts against what a thread takes at a time. A cancellation takes back a job that
         nobody has begun, and waits for the end of any other."""
-        place = _Place[Job, Result](job, weight, asyncio.get_running_loop().create_future())
+        place = _Place[Job, Result](job, weight, asyncio.get_running_loop().create_future(), self._clock())
         with self._lock:
             self._waiting.append(place)
             first = self._hands == 0
@@ -70,6 +83,10 @@ class Crew(Generic[Job, Result]):
             if not self._taken_back(place):
                 await ended(place.told)
             raise
+
+    def close(self) -> None:
+        """Waits for what was begun."""
+        self._threads.shutdown()
 
     def _send_for_one(self) -> None:
         self._hands += 1
@@ -90,7 +107,7 @@ class Crew(Generic[Job, Result]):
         with self._lock:
             if not self._waiting:
                 return
-            if time.monotonic() - self._waiting[0].since >= PATIENCE_S and self._hands < self._most_hands:
+            if self._clock() - self._waiting[0].since >= PATIENCE_S and self._hands < self._most_hands:
                 self._send_for_one()
         self._look_later()
 
@@ -98,11 +115,13 @@ class Crew(Generic[Job, Result]):
 
     def _serve(self) -> None:
         while taken := self._take():
+            began = self._clock()
             answers: Sequence[Result | Exception]
             try:
                 answers = self._work([place.job for place in taken])
             except Exception as error:
                 answers = [error] * len(taken)
+            self._job_s = MEMORY * self._job_s + (1 - MEMORY) * (self._clock() - began) / len(taken)
             with suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 taken[0].told.get_loop().call_soon_threadsafe(_tell, taken, answers)
 
@@ -110,8 +129,9 @@ class Crew(Generic[Job, Result]):
         """What comes next, or nothing: then the thread goes."""
         taken: list[_Place[Job, Result]] = []
         weight = 0
+        most = min(AT_ONCE, math.ceil(MOMENT_S / self._job_s)) if self._job_s else AT_ONCE
         with self._lock:
-            while self._waiting and len(taken) < AT_ONCE and weight < WEIGHT_AT_ONCE:
+            while self._waiting and len(taken) < most and weight < WEIGHT_AT_ONCE:
                 taken.append(self._waiting.popleft())
                 weight += taken[-1].weight
             if not taken:

@@ -51,9 +51,9 @@ from stores.sidecar import Record
 from stores.smallfiles import Wanted, Whole, fetch_all, store_all
 from stores.walk import walk
 
-THREADS = 24
-HANDS = 8
-"""Threads that read small files, and that write them, where they are slow."""
+THREADS = 16
+HANDS = 16
+"""Threads that read small files, and that write them, where that is slow."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,8 +85,8 @@ class FileStore(Store):
         self._written: set[str] = set()
         """Buckets that may have locks of this store."""
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"files-{name}")
-        self._readers = Crew(self._threads, partial(fetch_all, self._root), hands=HANDS)
-        self._writers = Crew(self._threads, partial(store_all, self._root), hands=HANDS)
+        self._readers = Crew(partial(fetch_all, self._root), hands=HANDS, name=f"files-{name}-reader")
+        self._writers = Crew(partial(store_all, self._root), hands=HANDS, name=f"files-{name}-writer")
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -270,6 +270,8 @@ class FileStore(Store):
             raise
 
     def _close(self) -> None:
+        self._readers.close()
+        self._writers.close()
         self._threads.shutdown()
         for bucket in self._written:
             with suppress(OSError, ObjectError), bucket_directory(self._root, bucket) as fd:

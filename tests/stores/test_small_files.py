@@ -16,7 +16,7 @@ import pytest
 
 from replication.errors import KeyCollision, PreconditionFailed, ServerFault, SourceChanged
 from replication.models import ABSENT, ANY, Attributes, Condition, ObjectInfo, Version
-from stores import files, keylock, smallfiles
+from stores import crew, files, keylock, smallfiles
 from stores.body import Body
 from stores.files import FileStore
 from tests.stores.test_files import CRASH, get, keys, leftovers, put
@@ -35,6 +35,7 @@ class Held:
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(files, "HANDS", 1)
+        monkeypatch.setattr(crew, "MOMENT_S", 3600.0)
         self.begun, self.go_on = threading.Event(), threading.Event()
         self.steps: list[str] = []
         self.then: Callable[[list[str]], None] = lambda steps: None
@@ -165,11 +166,11 @@ CRASHING_PUTS = f"""
 import asyncio, os, sys, threading
 from pathlib import Path
 from replication.models import ABSENT, Attributes
-from stores import files
+from stores import crew, files
 from stores.body import Body
 from stores.files import FileStore
 
-files.HANDS = 1
+files.HANDS, crew.MOMENT_S = 1, 3600.0
 passed, go_on = [], threading.Event()
 
 def crash(step):
