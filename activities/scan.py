@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -49,6 +50,8 @@ class Scan:
         self._work: asyncio.Queue[tuple[Slot, str, ListedObject]] = asyncio.Queue(2 * SMALL_AT_ONCE)
         self._moved = asyncio.Event()
         self._result = _resumed(asked)
+        self._named = self._named_bytes = 0
+        self._name([*self._result.large, *self._result.parked])
         self._listed_all = asyncio.Event()
         self._ended = False
         self._include, self._exclude = compile_globs(tuple(asked.filters.include)), compile_globs(tuple(asked.filters.exclude))
@@ -89,14 +92,20 @@ class Scan:
             self._ended = True
 
     def _is_laden(self) -> bool:
-        large = [*self._result.large, *self._result.parked]
-        return len(large) >= MAX_LARGE or large_bytes(large) >= MAX_LARGE_BYTES
+        return self._named >= MAX_LARGE or self._named_bytes >= MAX_LARGE_BYTES
+
+    def _name(self, keys: Sequence[str]) -> None:
+        """Counts what the result will name, as soon as that is known: records may come later."""
+        self._named += len(keys)
+        self._named_bytes += large_bytes(keys)
 
     async def _take(self, batch: list[Row]) -> None:
         """Sorts the rows of a batch: what needs nothing is counted at once, the rest goes to the queue."""
-        idle, last = Done(), ""
+        idle, last = Done(), None
         for below, source, replica, receipt in batch:
-            last = below
+            if self._is_laden():
+                break
+            before, last = last, below
             verdict = compare(source, replica, receipt, *self._kinds)
             if verdict == "equal" and self._takes_all:
                 idle.skip(source.version.size_bytes)
@@ -109,19 +118,21 @@ class Scan:
             if self._settled_by_listing(idle, below, verdict, source, replica):
                 idle.count(**seen)
             else:
-                await self._give(idle, below, seen, verdict, source or replica)
-                idle, last = Done(), ""
-        if last:
+                await self._give(idle, before, below, seen, verdict, source or replica)
+                idle, last = Done(), None
+        if last is not None:
             self._order.take(last).done = idle
             self._moved.set()
 
-    async def _give(self, idle: Done, below: str, seen: dict[str, int], verdict: str, listed: ListedObject | None) -> None:
-        """Queues work for a key; what needed nothing before it goes ahead of it in the order."""
+    async def _give(
+        self, idle: Done, before: str | None, below: str, seen: dict[str, int], verdict: str, listed: ListedObject | None
+    ) -> None:
+        """Queues work for a key; what needed nothing, up to the key `before` it, goes ahead of it in the order."""
         while self._order.is_full:
             self._moved.set()
             await asyncio.sleep(0.01)
-        if not idle.is_empty:
-            self._order.take(below).done = idle
+        if before is not None and not idle.is_empty:
+            self._order.take(before).done = idle
         assert listed is not None
         await self._work.put((self._order.take(below, seen), verdict, listed))
 
@@ -175,7 +186,7 @@ class Scan:
             assert replica is not None
             idle.count(skipped=1)
             idle.receipts.append(self._outcomes.adopted(key, source, replica))
-        elif source is not None and self._needs_workflow(key, source):
+        elif source is not None and self._needs_workflow(key, source) and (self._asked.mode == "repair" or verdict == "missing"):
             self._name_large(idle, key, source)
         else:
             return False
@@ -189,6 +200,7 @@ class Scan:
     def _name_large(self, idle: Done, key: str, source: ListedObject) -> None:
         if self._asked.mode == "repair":
             idle.large.append(key)
+            self._name([key])
         else:
             idle.add(self._outcomes.planned_copy(key, source))
 
@@ -211,6 +223,7 @@ class Scan:
                     slot.done = await self._outcomes.look_at_extra(key, listed)
                 else:
                     slot.done = await self._outcomes.settle(key, listed, missing=missing)
+                self._name([*slot.done.large, *slot.done.parked])
             if self._order.is_ready:
                 self._moved.set()
 

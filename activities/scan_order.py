@@ -84,13 +84,13 @@ class Order:
 
     def ready(self) -> tuple[str, Done] | None:
         """The last key of the unbroken run of done slots at the front, and all that they left to record; removes them."""
-        total, last = Done(), ""
+        total, last = Done(), None
         while self._slots and self._slots[0].done is not None:
             slot = self._slots.popleft()
             assert slot.done is not None
             total.add(slot.done.count(**slot.seen))
             last = slot.key
-        return (last, total) if last else None
+        return (last, total) if last is not None else None
 
 
 def large_bytes(keys: Sequence[str]) -> int:

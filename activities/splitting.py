@@ -36,7 +36,8 @@ class Splitter:
             if len(finer) <= len(found):
                 break
             found = finer
-        return _spread(found, pieces - 1)
+        inside = [cut for cut in found if cut > keys.after and (not keys.up_to or cut < keys.up_to)]
+        return _spread(list(dict.fromkeys([*found[:1], *inside])), pieces - 1)
 
     async def _branches(self, after: str, up_to: str) -> list[str]:
         """The longest beginning that all keys of the range share, with each character that follows it; [] for no keys."""
@@ -44,6 +45,8 @@ class Splitter:
         if first is None:
             return []
         common = await self._common(first, up_to)
+        while first == common and (following := await self._next(first, up_to, skip=True)) is not None:  # a folder's own object
+            first, common = following, await self._common(following, up_to)
         found, start = list[str](), first
         while self._probes < MAX_PROBES:
             found.append(start[: len(common) + 1])
@@ -64,10 +67,10 @@ class Splitter:
                 high = middle - 1
         return first[:low]
 
-    async def _next(self, after: str, up_to: str) -> str | None:
-        """The first key of the range behind `after`."""
+    async def _next(self, after: str, up_to: str, *, skip: bool = False) -> str | None:
+        """The first key of the range behind `after`, where "" is no bound, or with `skip` the key that is the prefix itself."""
         self._probes += 1
-        start = self._prefix + after if after else ""
+        start = self._prefix + after if after or skip else ""
         pages = self._store.list_objects(self._bucket, self._prefix + self._narrow, start_after=start, page_size=PROBED)
         async for page in pages:
             key = page[0].key[len(self._prefix) :]

@@ -1,0 +1,164 @@
+"""What a scan says that it did: nothing behind its cursor is undone, nothing is left out, and its result stays small."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from activities._progress import Pulse, current_pulse
+from activities.gate import Gate
+from activities.outcomes import Plan, Repair
+from activities.passes import nothing_recorded
+from activities.scan import MAX_LARGE, Scan
+from activities.settle import Settler
+from activities.splitting import Splitter
+from activities.turns import Turns
+from ledger.ledger import Ledger
+from replication.errors import Throttled
+from replication.limits import MIB
+from replication.models import ABSENT, Attributes, ObjectInfo, Version
+from replication.passes import KeyRange, ScanInput, ScanResult
+from stores.body import Body
+from stores.memory import MemoryStore
+from stores.memory_buckets import Stored
+from stores.registry import Stores
+from tests.passes.in_memory import settings_of
+
+
+class Throttling(MemoryStore):
+    """Refuses to hand out one key."""
+
+    busy = ""
+
+    async def fetch(self, bucket: str, key: str, *, pin: Version) -> tuple[ObjectInfo, bytes]:
+        if key == self.busy:
+            await asyncio.sleep(0.05)
+            raise Throttled("slow down")
+        return await super().fetch(bucket, key, pin=pin)
+
+
+class Bench:
+    def __init__(self, **route: Any) -> None:
+        self.settings = settings_of(**route)
+        self.source, self.destination = Throttling("a"), MemoryStore("b")
+        self.source.create_bucket("one")
+        self.destination.create_bucket("two")
+        self.stores, self.ledger = Stores(self.settings, {}), Ledger(self.settings.ledger)
+        self.stores.add(self.source)
+        self.stores.add(self.destination)
+        self.settler = Settler(self.settings, self.stores, self.ledger, None, record=nothing_recorded, collects=True)
+
+    async def put(self, key: str, data: bytes = b"x") -> None:
+        await self.source.put("one", key, Body.of(data), Attributes(), ABSENT)
+
+    async def replicas(self) -> list[str]:
+        return [entry.key async for page in self.destination.list_objects("two") for entry in page]
+
+    async def scan(self, pulse: Pulse | None = None, **asked: Any) -> ScanResult:
+        token = current_pulse.set(pulse or Pulse())
+        try:
+            wanted, route = ScanInput(route="r", pass_id="p", **asked), self.settings.route("r")
+            outcomes = (
+                Repair(wanted, route, self.stores, self.settler, paired=False, workflow="")
+                if wanted.mode == "repair"
+                else Plan(wanted, route, self.stores, self.settler.inline_max, paired=False, workflow="")
+            )
+            return await Scan(wanted, route, self.stores, self.ledger, outcomes, Gate(0, Turns())).run()
+        finally:
+            current_pulse.reset(token)
+
+
+@asynccontextmanager
+async def bench(**route: Any) -> AsyncIterator[Bench]:
+    made = Bench(**route)
+    try:
+        yield made
+    finally:
+        await made.ledger.close()
+
+
+async def test_an_object_at_which_an_attempt_failed_is_done_by_the_next() -> None:
+    """The keys before it needed nothing: the cursor stands behind those, and not behind the object under way."""
+    async with bench() as made:
+        for number in range(5):
+            await made.put(f"k{number}")
+        await made.scan()
+        await made.put("k3a")
+        made.source.busy = "k3a"
+        pulse = Pulse()
+        with pytest.raises(Throttled):
+            await made.scan(pulse)
+        assert pulse.details.scan is not None
+        assert pulse.details.scan["cursor"] == "k3"
+        made.source.busy = ""
+        result = await made.scan(Pulse(pulse.details))
+        assert (result.counters.listed, result.counters.copied, result.counters.skipped) == (6, 1, 5)
+        assert "k3a" in await made.replicas()
+
+
+async def test_the_object_that_is_the_prefix_itself_is_accounted_for() -> None:
+    sides = {"source": {"store": "a", "bucket": "one", "prefix": "in/"}, "destination": {"store": "b", "bucket": "two", "prefix": "out/"}}
+    async with bench(**sides) as made:
+        await made.put("in/", b"")
+        result = await made.scan()
+        assert (result.counters.listed, result.counters.copied) == (1, 1)
+        assert await made.ledger.find("r", "in/") is not None
+        assert (await made.scan()).counters.skipped == 1
+
+
+async def test_a_result_names_few_large_objects_however_many_a_page_holds() -> None:
+    async with bench() as made:
+        large = made.source.put_synthetic("one", "k", 9 * MIB)
+        content = made.source._buckets["one"].objects["k"].content
+        for number in range(3000):
+            made.source._buckets["one"].set(Stored(replace(large, key=f"{number:04d}{'k' * 900}"), content))
+        named, cursor = 0, ""
+        while True:
+            result = await made.scan(keys=KeyRange(after=cursor))
+            assert len(result.large) <= MAX_LARGE
+            assert len(result.model_dump_json()) < 256 << 10
+            named, cursor = named + len(result.large), result.cursor
+            if result.ended:
+                break
+        assert named == 3001
+
+
+async def test_a_plan_looks_at_a_large_object_that_has_a_replica() -> None:
+    async with bench(parts={"one_shot_max": "64MiB"}) as made:
+        info = made.source.put_synthetic("one", "large", 9 * MIB)
+        plan = (await made.settler.settle(made.settings.route("r"), _asked("large"), lambda size: None)).plan
+        assert plan is not None
+        await made.settler.copy_whole(made.settings.route("r"), "large", plan, lambda size: None)
+        await made.scan()
+        await made.source.update_attributes("one", "large", info.version, Attributes(metadata={"a": "1"}))
+        counters = (await made.scan(mode="plan")).counters
+        assert (counters.updated, counters.copied, counters.bytes_copied) == (1, 0, 0)
+
+
+def _asked(key: str) -> Any:
+    from replication.models import SettleInput
+
+    return SettleInput(route="r", key=key)
+
+
+@pytest.mark.parametrize("prefix", ["", "data/"])
+async def test_a_folders_own_object_does_not_keep_its_keys_together(prefix: str) -> None:
+    store = MemoryStore("a")
+    store.create_bucket("one")
+    for key in ["data/", *(f"data/{number:02d}" for number in range(100))]:
+        await store.put("one", key, Body.of(b""), Attributes(), ABSENT)
+    assert len(await Splitter(store, "one", prefix).cuts("", KeyRange(), 8)) >= 4
+
+
+async def test_a_key_at_the_end_of_a_range_leads_no_cut_beyond_it() -> None:
+    store = MemoryStore("a")
+    store.create_bucket("one")
+    for key in ["ba", "bb", "bd", "bda", "ca", "cab", "cb", "cc", "cd"]:
+        await store.put("one", key, Body.of(b""), Attributes(), ABSENT)
+    cuts = await Splitter(store, "one", "").cuts("", KeyRange(after="ba", up_to="ca"), 8)
+    assert all("ba" < cut < "ca" for cut in cuts)
