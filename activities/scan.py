@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -22,7 +22,7 @@ from activities.turns import SMALL_AT_ONCE
 from ledger.ledger import Ledger
 from ledger.rows import PendingDeletion
 from replication.compare import ARCHIVES, compare
-from replication.errors import UnknownKind
+from replication.errors import LedgerUnavailable, UnknownKind
 from replication.globs import compile_globs
 from replication.merge import Row
 from replication.models import ListedObject
@@ -33,6 +33,8 @@ from stores.registry import Stores
 MAX_LARGE = 200
 MAX_LARGE_BYTES = 100 << 10
 FLUSH_S = 0.25
+GRACE_S = 2.0
+"""What is being written when a scan has to end may take so long to be done."""
 
 
 class Scan:
@@ -50,6 +52,8 @@ class Scan:
         self._work: asyncio.Queue[tuple[Slot, str, ListedObject]] = asyncio.Queue(2 * SMALL_AT_ONCE)
         self._moved = asyncio.Event()
         self._result = _resumed(asked)
+        self._busy: set[asyncio.Task[Any]] = set()
+        self._stops = False
         self._named = self._named_bytes = 0
         self._name([*self._result.large, *self._result.parked])
         self._listed_all = asyncio.Event()
@@ -61,14 +65,27 @@ class Scan:
 
     async def run(self) -> ScanResult:
         """Raises what a listing or the ledger raises, once everything under way is recorded or given up."""
-        async with _Tasks() as tasks:
-            working = [tasks.start(self._work_on()) for _ in range(SMALL_AT_ONCE)]
-            flusher = tasks.start(self._flush_on())
+        try:
+            async with _Tasks() as tasks:
+                await self._run(tasks)
+        except BaseException:
+            with suppress(LedgerUnavailable):
+                await self._flush()
+            raise
+        return self._result.model_copy(update={"ended": self._ended})
+
+    async def _run(self, tasks: _Tasks) -> None:
+        working = [tasks.start(self._work_on()) for _ in range(SMALL_AT_ONCE)]
+        flusher = tasks.start(self._flush_on())
+        try:
             await tasks.first_of(tasks.start(self._read()), flusher, *working)
             self._listed_all.set()
             self._moved.set()
             await tasks.first_of(flusher, *working)
-        return self._result.model_copy(update={"ended": self._ended})
+        finally:
+            self._stops = True
+            if self._busy:
+                await asyncio.wait(set(self._busy), timeout=GRACE_S)
 
     @property
     def recorded(self) -> ScanResult:
@@ -214,15 +231,23 @@ class Scan:
     # --- working -----------------------------------------------------------------------------------------------------
 
     async def _work_on(self) -> None:
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        while not self._stops:
             slot, verdict, listed = await self._work.get()
             key, missing = self._route.source.prefix + slot.key, verdict == "missing"
             small = self._outcomes.by_tide(listed, missing=missing)
             async with self._gate.admit(*self._outcomes.cost(listed, missing=missing), small=small):
-                if verdict == "extra":
-                    slot.done = await self._outcomes.look_at_extra(key, listed)
-                else:
-                    slot.done = await self._outcomes.settle(key, listed, missing=missing)
+                if self._stops:
+                    return
+                self._busy.add(task)
+                try:
+                    if verdict == "extra":
+                        slot.done = await self._outcomes.look_at_extra(key, listed)
+                    else:
+                        slot.done = await self._outcomes.settle(key, listed, missing=missing)
+                finally:
+                    self._busy.discard(task)
                 self._name([*slot.done.large, *slot.done.parked])
             if self._order.is_ready:
                 self._moved.set()
@@ -230,19 +255,25 @@ class Scan:
     async def _flush_on(self) -> None:
         """Records what is done, in key order, and moves the cursor; ends when everything is."""
         while not (self._listed_all.is_set() and self._order.is_empty):
-            await self._moved.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._moved.wait(), FLUSH_S)
             self._moved.clear()
-            if ready := self._order.ready():
-                await self._flush(*ready)
+            await _to_the_end(self._flush())
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._listed_all.wait(), FLUSH_S)
 
-    async def _flush(self, cursor: str, done: Done) -> None:
+    async def _flush(self) -> None:
+        """Moves the cursor over what is done without a gap. What was written behind a gap is put on record, too: an attempt that
+        comes after this one finds it in place, and could not tell who wrote it."""
+        ready, early = self._order.ready(), self._order.early()
+        if ready is None and not early.audit:
+            return
+        cursor, done = ready or (self._result.cursor, Done())
         result, asked = self._result, self._asked
         if asked.mode == "repair":
             await self._ledger.record(
-                receipts=done.receipts,
-                audit=done.audit,
+                receipts=[*done.receipts, *early.receipts],
+                audit=[*done.audit, *early.audit],
                 quarantined=done.quarantined,
                 released=done.released,
                 forgotten=done.forgotten,
@@ -253,6 +284,8 @@ class Scan:
         if done.findings:
             first = (asked.number << 40) + result.found
             await self._ledger.add_findings(asked.pass_id, [(first + n, key, doc) for n, (key, doc) in enumerate(done.findings)])
+        if ready is None:
+            return
         self._result = result.model_copy(
             update={
                 "cursor": cursor,
@@ -276,6 +309,16 @@ def _resumed(asked: ScanInput) -> ScanResult:
     with suppress(ValueError):
         return ScanResult.model_validate(pulse().details.scan)
     return ScanResult(cursor=asked.keys.after, found=asked.found)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Cancelled, it waits for the end of `work` all the same: what the ledger has taken is counted, too."""
+    running = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 class _Tasks:

@@ -82,6 +82,16 @@ class Order:
     def is_ready(self) -> bool:
         return bool(self._slots) and self._slots[0].done is not None
 
+    def early(self) -> Done:
+        """What done slots behind one that is not done left to be recorded, and is not recorded yet: receipts and audit entries."""
+        total = Done()
+        for slot in self._slots:
+            if slot.done is not None and slot.done.audit:
+                total.receipts += slot.done.receipts
+                total.audit += slot.done.audit
+                slot.done.receipts, slot.done.audit = [], []
+        return total
+
     def ready(self) -> tuple[str, Done] | None:
         """The last key of the unbroken run of done slots at the front, and all that they left to record; removes them."""
         total, last = Done(), None

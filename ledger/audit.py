@@ -45,6 +45,16 @@ def append(connection: Connection, entries: Sequence[tuple[AuditEntry, float]]) 
     bulk.upsert(connection, chains, [{"route": route, "sequence": heads[route][0], "hash": heads[route][1]} for route in routes])
 
 
+def append_missing(connection: Connection, entries: Sequence[AuditEntry]) -> None:
+    """Adds those that are not there already; each has its `at`."""
+    append(connection, [(entry, entry.at) for entry in entries if not _is_there(connection, entry)])
+
+
+def _is_there(connection: Connection, entry: AuditEntry) -> bool:
+    return any((found.at, found.action, found.workflow) == (entry.at, entry.action, entry.workflow)
+        for found in history(connection, entry.route, entry.key))  # fmt: skip
+
+
 def _values(entry: AuditEntry, sequence: int, now: float) -> Values:
     return {
         "route": entry.route,

@@ -56,7 +56,7 @@ class GroupCommit:
         try:
             await self._write([batch for batch, _ in group])
         except Exception as error:
-            if len(group) > 1 and not _is_away(error):
+            if len(group) > 1 and not is_away(error):
                 for item in group:
                     await self._commit([item])
                 return
@@ -67,7 +67,8 @@ class GroupCommit:
                 _settle(done, None)
 
 
-def _is_away(error: Exception) -> bool:
+def is_away(error: Exception) -> bool:
+    """The database does not answer, where others are refused."""
     return isinstance(error.__cause__, OperationalError | InterfaceError | OSError)
 
 

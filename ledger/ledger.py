@@ -6,9 +6,12 @@ A receipt is evidence and not truth: without it a decision falls back on checksu
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -17,12 +20,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from ledger import audit, budgets, leaves, passes, queries
 from ledger.batch import Batch, Place, write
 from ledger.engine import CONNECTIONS, migrate, open_engine, transact
-from ledger.group import GroupCommit
+from ledger.group import GroupCommit, is_away
 from ledger.rows import AuditEntry, BudgetUser, ChainReport, Finding, PassRecord, PendingDeletion, Quarantined, Receipt, VerifiedLeaf
 from replication.errors import LedgerUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -39,7 +44,9 @@ class Ledger:
         self._opening = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="ledger")
-        self._group = GroupCommit(lambda batches: self._write(write, batches))
+        self._group = GroupCommit(self._commit)
+        self._owed: list[AuditEntry] = []
+        """What was done and could not be put on record; it goes ahead of whatever comes next."""
 
     async def migrate(self) -> str:
         """Brings the schema to the newest revision, and returns it."""
@@ -48,6 +55,9 @@ class Ledger:
     async def close(self) -> None:
         """Waits for what is being written. A closed ledger opens again when it is used."""
         await self._group.finish()
+        with suppress(LedgerUnavailable):
+            await self._pay()
+        self._give_up("the ledger does not answer")
         engine, self._opened = self._opened, None
         if engine is not None:
             await self._run(engine.dispose)
@@ -84,10 +94,37 @@ class Ledger:
 
         A receipt takes the place of the one before and releases its object from the quarantine; an object that is
         quarantined again counts one more attempt. `forgotten` receipts are removed. Concurrent calls share transactions.
+        Audit entries that a database which does not answer did not take are kept, and written when it does.
         """
         batch = Batch(self._clock(), tuple(receipts), tuple(audit), tuple(quarantined), tuple(released), tuple(forgotten))
         if len(batch):
             await self._group.add(batch)
+
+    async def _commit(self, batches: Sequence[Batch]) -> None:
+        try:
+            await self._pay()
+            await self._write(write, batches)
+        except LedgerUnavailable as error:
+            if is_away(error):
+                self._owed += [replace(entry, at=entry.at or batch.now) for batch in batches for entry in batch.audit]
+            raise
+
+    async def _pay(self) -> None:
+        """Writes what is owed, but for what was committed although the answer was lost."""
+        if not self._owed:
+            return
+        try:
+            await self._write(audit.append_missing, self._owed)
+        except LedgerUnavailable as error:
+            if is_away(error):
+                raise
+            self._give_up(str(error))
+        self._owed = []
+
+    def _give_up(self, reason: str) -> None:
+        for entry in self._owed:
+            log.error("not in the audit chain: %s: %s", reason, entry)
+        self._owed = []
 
     async def quarantine(self, route: str, *, reason: str | None = None, after: str = "", limit: int = 1000) -> list[Quarantined]:
         return await self._read(queries.quarantined, route, reason, after, limit)

@@ -111,3 +111,53 @@ async def test_processes_that_touch_the_same_keys_in_another_order_both_get_thro
         assert await ledgers[0].in_sync_count("r") == 200
     for ledger in ledgers:
         await ledger.close()
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_entries_of_a_database_that_went_away_are_written_once_when_it_is_back(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    """It goes away before the commit, or behind it, so that only the answer is lost: a stand-in's doing."""
+    transaction = ledger._write
+    fired: list[Any] = []
+
+    async def failing(change: Any, *what: Any) -> Any:
+        if fired:
+            return await transaction(change, *what)
+        fired.append(change)
+        if committed:
+            await transaction(change, *what)
+        raise LedgerUnavailable("away") from OperationalError("", None, Exception())
+
+    monkeypatch.setattr(ledger, "_write", failing)
+    with pytest.raises(LedgerUnavailable):
+        await ledger.record(audit=[AuditEntry("r", "a", "copied"), AuditEntry("r", "a", "deleted")])
+    assert fired
+    await ledger.record(audit=[AuditEntry("r", "b", "copied")])
+    assert [(entry.key, entry.action) for entry in await ledger.audit("r")] == [("a", "copied"), ("a", "deleted"), ("b", "copied")]
+    assert (await ledger.verify_chain("r")).intact
+
+
+async def test_entries_that_are_owed_are_written_before_the_ledger_closes(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def failing(*_: Any) -> Any:
+        raise LedgerUnavailable("away") from OperationalError("", None, Exception())
+
+    with monkeypatch.context() as away:
+        away.setattr(ledger, "_write", failing)
+        with pytest.raises(LedgerUnavailable):
+            await ledger.record(audit=[AuditEntry("r", "a", "deleted")])
+    await ledger.close()
+    assert [entry.action for entry in await ledger.audit("r")] == ["deleted"]
+
+
+async def test_entries_that_nobody_takes_are_told(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def failing(*_: Any) -> Any:
+        raise LedgerUnavailable("away") from OperationalError("", None, Exception())
+
+    monkeypatch.setattr(ledger, "_write", failing)
+    with pytest.raises(LedgerUnavailable):
+        await ledger.record(audit=[AuditEntry("r", "gone.txt", "deleted")])
+    await ledger.close()
+    assert "gone.txt" in caplog.text

@@ -1,0 +1,94 @@
+"""A scan that ends before its end: every write that it made is in the audit trail, whatever comes after."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from activities.gate import Gate
+from activities.outcomes import Repair
+from activities.scan import Scan
+from activities.turns import Turns
+from ledger.batch import write
+from replication.errors import LedgerUnavailable
+from replication.models import ObjectInfo, Version
+from replication.passes import ScanInput
+from tests.passes.test_by_turns import Pair, Slow
+from tests.poll import eventually
+
+
+class SlowFirst(Slow):
+    """Its first object takes long."""
+
+    async def fetch(self, bucket: str, key: str, *, pin: Version) -> tuple[ObjectInfo, bytes]:
+        if key == "k0000":
+            await asyncio.sleep(30)
+        return await super().fetch(bucket, key, pin=pin)
+
+
+def scan_of(pair: Pair) -> Scan:
+    asked = ScanInput(route="r", pass_id="p")
+    outcomes = Repair(asked, pair.route, pair.stores, pair.settler, paired=False, workflow="")
+    return Scan(asked, pair.route, pair.stores, pair.ledger, outcomes, Gate(0, Turns()))
+
+
+async def trail_is_whole(pair: Pair) -> None:
+    await scan_of(pair).run()
+    written = sum([len(page) async for page in pair.destination.list_objects("two", "")])
+    assert (await pair.ledger.verify_chain("r")).entries == written == 1000
+    await pair.ledger.close()
+
+
+async def test_what_a_cancelled_scan_wrote_behind_a_slow_object_is_recorded() -> None:
+    pair = Pair()
+    await pair.fill(1000, 10)
+    pair.source.__class__ = SlowFirst
+    scanning = asyncio.create_task(scan_of(pair).run())
+    await asyncio.sleep(1.5)
+    scanning.cancel()
+    with suppress(asyncio.CancelledError):
+        await scanning
+    pair.source.__class__ = Slow
+    await trail_is_whole(pair)
+
+
+async def test_a_killed_scan_leaves_no_gap_but_its_last_moment() -> None:
+    """What stands behind a slow object is on record while that is still under way."""
+    pair = Pair()
+    await pair.fill(1000, 10)
+    pair.source.__class__ = SlowFirst
+    scanning = asyncio.create_task(scan_of(pair).run())
+
+    async def is_recorded() -> bool:
+        return (await pair.ledger.verify_chain("r")).entries == 999
+
+    await eventually(is_recorded)
+    assert not scanning.done()
+    scanning.cancel()
+    with suppress(asyncio.CancelledError):
+        await scanning
+    await pair.ledger.close()
+
+
+async def test_what_the_ledger_did_not_take_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database goes away in the middle, which is a stand-in's doing."""
+    pair = Pair()
+    fired: list[Any] = []
+    await pair.fill(1000, 10)
+    transaction = pair.ledger._write
+
+    async def failing(change: Any, *what: Any) -> Any:
+        if change is write and not fired:
+            fired.append(change)
+            raise LedgerUnavailable("the ledger does not answer") from OperationalError("", None, Exception())
+        return await transaction(change, *what)
+
+    monkeypatch.setattr(pair.ledger, "_write", failing)
+    with pytest.raises(LedgerUnavailable):
+        await scan_of(pair).run()
+    assert fired
+    await trail_is_whole(pair)
