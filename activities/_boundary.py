@@ -54,7 +54,10 @@ class _Inbound(ActivityInboundInterceptor):
         try:
             return await super().execute_activity(input)
         except ObjectError as error:
-            raise self._failure(error, pulse, input) from error
+            failure = self._failure(error, pulse, input)
+            if failure.non_retryable and (so_far := pulse.so_far()) is not None:
+                return so_far
+            raise failure from error
         except asyncio.CancelledError:
             if not pulse.stalled:
                 pulse.beat()  # the last beat is seconds old: what is stored since need not be sent again

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -53,6 +54,8 @@ class Pulse:
     def __init__(self, details: PulseDetails | None = None) -> None:
         self.details = details or PulseDetails()
         self.stalled = False
+        self.so_far: Callable[[], object | None] = lambda: None
+        """What is answered instead of the failure that ends the retries: with the work that was done, the next call begins behind it."""
         self._moved = time.monotonic()
 
     @classmethod

@@ -109,6 +109,7 @@ class PassActivities:
         route = self._settings.route(input.route)
         async with self._steerings.gate(pass_workflow_id(input.mode, input.route), input.number, route, self._turns) as gate:
             scan = Scan(input, route, self._stores, self._ledger, self._outcomes(input), gate)
+            pulse().so_far = lambda: scan.recorded if scan.recorded.cursor != input.keys.after else None
             try:
                 return await scan.run()
             except asyncio.CancelledError:

@@ -168,6 +168,6 @@ def _instant(text: str) -> float:
     try:
         # Later than a microsecond is cut: Python 3.11 reads six digits at most.
         found = datetime.fromisoformat(re.sub(r"(\.[0-9]{6})[0-9]+", r"\1", text.upper()))
-    except ValueError:
+        return found.astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):  # at the ends of the calendar an offset leads out of it
         raise argparse.ArgumentTypeError("is no time that exists") from None
-    return found.astimezone(UTC).timestamp()

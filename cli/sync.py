@@ -21,6 +21,7 @@ from temporalio.service import RPCError
 
 from cli import sync_pass
 from cli.filters import filters_of, limits_of
+from cli.live import with_open_partitions
 from cli.output import Output, printable
 from cli.session import INTERRUPTED
 from cli.sync_engine import Engine
@@ -149,7 +150,7 @@ async def _pass(request: Request, engine: Engine, view: View, output: Output) ->
     view.stage("starting the worker …")
     await engine.start_worker()
     view.stage("comparing …")
-    handle = await _joined(request, found, engine, output) if found else None
+    handle = await _joined(request, found, client, engine, output) if found else None
     if handle is None:
         handle = await sync_pass.start(client, TemporalSettings().control_queue, request.asked, request.options)
     every_s = LIVE_S if view.is_live else QUIET_S
@@ -169,12 +170,12 @@ async def _found(request: Request, client: Client, output: Output) -> OpenPass |
     return found
 
 
-async def _joined(request: Request, found: OpenPass, engine: Engine, output: Output) -> Handle | None:
+async def _joined(request: Request, found: OpenPass, client: Client, engine: Engine, output: Output) -> Handle | None:
     """The handle of the pass to follow, brought to the limits of this command; None once it has made way for a new one."""
     if found.options != request.options:
         await sync_pass.cancelled(found.handle)
         return None
-    progress = await sync_pass.first_progress(found.handle, engine.check)
+    progress = await with_open_partitions(client, await sync_pass.first_progress(found.handle, engine.check))
     if request.approve:
         await _approve(found.handle, progress, output)
     elif progress.state == "waiting":

@@ -236,6 +236,7 @@ class Pass:
         )
         self._open[number] = handle
         self._orders[number] = orders
+        self._show()
         await self._give_orders()
         self._watching[number] = asyncio.create_task(self._await(number, handle))
 
