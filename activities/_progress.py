@@ -46,6 +46,8 @@ class PulseDetails(BaseModel):
     parts: list[PartRecord] = []
     scan: dict[str, Any] | None = None
     """How far a scan is (`replication.passes.ScanResult`)."""
+    deletions: dict[str, int] = {}
+    """How many of a page of deletions were made, and found needless."""
 
 
 class Pulse:

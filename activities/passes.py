@@ -30,6 +30,7 @@ from replication.passes import (
     EndPassInput,
     ExtraInput,
     ExtraResult,
+    Filters,
     KeyRange,
     ScanInput,
     ScanResult,
@@ -131,10 +132,23 @@ class PassActivities:
 
     @activity.defn(name="weigh_deletions")
     async def weigh_deletions(self, input: WeighInput) -> str:
-        """Why the deletions that a pass collected wait for an operator; "" where they may go. Forgets those of older passes."""
-        await self._ledger.drop_deletions(input.route, not_of_pass=input.pass_id)
+        """Why the deletions that a pass collected wait for an operator; "" where they may go. Forgets those that it looked for and
+        did not find."""
+        await self._forget_returned(input)
         count = await self._ledger.pending_count(input.route, pass_id=input.pass_id)
         return held_reason(count, input.counters, self._settings.route(input.route).settings.deletions)
+
+    async def _forget_returned(self, input: WeighInput) -> None:
+        """Deletions of keys that the pass did not look at stay, and their hold goes on."""
+        if input.filters == Filters():
+            await self._ledger.drop_deletions(input.route, not_of_pass=input.pass_id)
+        if input.filters == Filters() or input.filters.by_object or input.filters.since is not None:
+            return
+        filters, below, after = input.filters, len(self._settings.route(input.route).source.prefix), ""
+        while pending := await self._ledger.pending_deletions(input.route, after=after, limit=DELETIONS_PER_STEP):
+            after = pending[-1].key
+            seen = [one.key for one in pending if one.key > filters.start_after and filters.covers(one.key[below:])]
+            await self._ledger.drop_deletions(input.route, seen, not_of_pass=input.pass_id)
 
     @activity.defn(name="delete_extra")
     async def delete_extra(self, input: ExtraInput) -> ExtraResult:
@@ -143,21 +157,34 @@ class PassActivities:
         result = ExtraResult(cursor=pending[-1].key if pending else input.after, ended=len(pending) < DELETIONS_PER_STEP)
         settler, slots = self._approved if input.approved else self._deleting, asyncio.Semaphore(DELETED_AT_ONCE)
         paced = self._steerings.gate(pass_workflow_id("repair", input.route), 0, self._settings.route(input.route), self._turns)
+        tally, failures = pulse().details.deletions, list[Exception]()
+
+        async def look_at(one: PendingDeletion) -> str:
+            """Once one has failed for a reason that is everybody's, no other begins."""
+            async with slots:
+                try:
+                    return "" if failures else await self._delete(settler, gate, one, tally)
+                except Exception as error:
+                    failures.append(error)
+                    return ""
+
         async with paced as gate:
-            looks = await asyncio.gather(*(self._delete(settler, slots, gate, one) for one in pending))
-        told = [look for look in looks if isinstance(look, str)]
+            told = [look for look in await asyncio.gather(*map(look_at, pending)) if look]
+        if failures:
+            raise failures[0]
         return result.model_copy(
             update={
-                "deleted": told.count("deleted"),
-                "kept": told.count("kept"),
+                "deleted": tally.get("deleted", 0),
+                "kept": tally.get("kept", 0),
                 "failed": told.count("failed"),
                 "waiting": told.count("waiting"),
                 "held": next((look.removeprefix("held: ") for look in told if look.startswith("held: ")), ""),
             }
         )
 
-    async def _delete(self, settler: Settler, slots: asyncio.Semaphore, gate: Gate, pending: PendingDeletion) -> str:
-        async with slots, gate.admit(0, DELETION_REQUESTS):
+    async def _delete(self, settler: Settler, gate: Gate, pending: PendingDeletion, tally: dict[str, int]) -> str:
+        """Why it goes on waiting or failed; what is settled is counted in `tally`. Raises what is not the object's own failure."""
+        async with gate.admit(0, DELETION_REQUESTS):
             route, absent_for_s = self._settings.route(pending.route), time.time() - pending.since
             asked = SettleInput(route=pending.route, key=pending.key, cause="pass", absent_for_s=absent_for_s)
             try:
@@ -170,7 +197,9 @@ class PassActivities:
         if settlement.pause is not None:
             return f"held: {settlement.pause.message}" if settlement.pause.phase == "held" else "waiting"
         await self._ledger.drop_deletions(pending.route, [pending.key])
-        return "deleted" if settlement.result is not None and settlement.result.outcome == "deleted" else "kept"
+        outcome = "deleted" if settlement.result is not None and settlement.result.outcome == "deleted" else "kept"
+        tally[outcome] = tally.get(outcome, 0) + 1
+        return ""
 
     async def _record(self, result: ReplicateObjectResult) -> None:
         entry = audit_of(result, activity.info().workflow_id or "")

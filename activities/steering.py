@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from temporalio.client import Client
-from temporalio.service import RPCError
+from temporalio.client import Client, WorkflowQueryFailedError
+from temporalio.service import RPCError, RPCStatusCode
 
+from activities._progress import pulse
 from activities.budgets import StoreBudgets, activity_paces
 from activities.gate import Gate
 from activities.shares import Shares
@@ -36,6 +37,7 @@ class _Pass:
     gates: set[Gate] = field(default_factory=set)
     users: int = 0
     known: SteeringShare = field(default_factory=SteeringShare)
+    has_told: asyncio.Event = field(default_factory=asyncio.Event)
     asking: asyncio.Task[None] | None = None
 
     @property
@@ -44,7 +46,9 @@ class _Pass:
 
 
 class Steerings:
-    """Asks each pass that has something under way in this process once a second, however much that is."""
+    """Asks each pass that has something under way in this process once a second, however much that is.
+
+    Nothing begins before a pass has told for the first time what is wanted: it may be paused."""
 
     def __init__(self, client: Client, shares: Shares, stores: StoreBudgets) -> None:
         self._client = client
@@ -83,8 +87,7 @@ class Steerings:
             try:
                 if found.asking is None:
                     found.asking = asyncio.create_task(self._keep(found))
-                    await self._ask(found)
-                    await self._share(found)
+                await _touching(found.has_told)
                 async with self._stores.using(route) as stores:
                     yield found, Budget([found.paces, *stores])
             finally:
@@ -98,15 +101,22 @@ class Steerings:
 
     async def _ask_on(self, found: _Pass) -> None:
         while True:
+            if await self._ask(found) and not found.has_told.is_set():
+                await self._share(found)
+                found.has_told.set()
             await asyncio.sleep(EVERY_S)
-            await self._ask(found)
 
-    async def _ask(self, found: _Pass) -> None:
-        """Without an answer, which may be long in coming, what was known goes on."""
-        with suppress(RPCError):
-            handle = self._client.get_workflow_handle(found.workflow_id)
+    async def _ask(self, found: _Pass) -> bool:
+        """Whether the pass told what is wanted, or there is none. Without an answer, what was known goes on."""
+        handle = self._client.get_workflow_handle(found.workflow_id)
+        try:
             found.known = await handle.query("steering", result_type=SteeringShare, rpc_timeout=ANSWER)
+        except RPCError as error:
+            return error.status == RPCStatusCode.NOT_FOUND
+        except WorkflowQueryFailedError:
+            return False
         self._share_out(found)
+        return True
 
     async def _share_on(self, found: _Pass) -> None:
         """Not after each answer: a process that is silent meanwhile would be taken for dead."""
@@ -125,3 +135,11 @@ class Steerings:
         found.paces.set(steering.bytes_per_s, steering.requests_per_s, part, paused=steering.paused)
         for gate in found.gates:
             gate.steer(found.known)
+
+
+async def _touching(event: asyncio.Event) -> None:
+    """Waits, and is alive meanwhile."""
+    while not event.is_set():
+        pulse().touch()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), EVERY_S)

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from replication.deletions import FREE
+from replication.globs import compile_globs
 from replication.models import ListedObject, Payload, ReplicateObjectResult
 from replication.route_settings import DeletesSettings
 
@@ -75,6 +76,13 @@ class Filters(Payload):
             return False
         at = modified.astimezone(UTC).timestamp()
         return (self.modified_after is None or at > self.modified_after) and (self.modified_before is None or at < self.modified_before)
+
+    def covers(self, below: str) -> bool:
+        """Whether an object is asked for as far as its key, below the route's prefix, tells; `start_after` is looked at elsewhere."""
+        include, exclude = compile_globs(tuple(self.include)), compile_globs(tuple(self.exclude))
+        if not below.startswith(self.prefix) or (exclude is not None and exclude.fullmatch(below)):
+            return False
+        return include is None or include.fullmatch(below) is not None
 
     @property
     def by_object(self) -> bool:
@@ -302,6 +310,7 @@ class WeighInput(Payload):
 
     route: str
     pass_id: str
+    filters: Filters = Filters()
     counters: Counters = Counters()
 
 

@@ -289,7 +289,7 @@ class Pass:
     # --- deletions ---------------------------------------------------------------------------------------------------
 
     async def _delete_extra(self) -> None:
-        weigh = WeighInput(route=self._input.route, pass_id=self._progress.pass_id, counters=self._counters)
+        weigh = WeighInput(route=self._input.route, pass_id=self._progress.pass_id, filters=self._input.filters, counters=self._counters)
         if held := await patiently(PassActivities.weigh_deletions, weigh, options.SETTLE, self._troubled):
             await self._hold(held)
         cursor, ended = "", False

@@ -2,84 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from activities._progress import Pulse, current_pulse
-from activities.gate import Gate
-from activities.outcomes import Plan, Repair
-from activities.passes import nothing_recorded
-from activities.scan import MAX_LARGE, Scan
-from activities.settle import Settler
+from activities._progress import Pulse
+from activities.scan import MAX_LARGE
 from activities.splitting import Splitter
-from activities.turns import Turns
-from ledger.ledger import Ledger
 from replication.errors import Throttled
 from replication.limits import MIB
-from replication.models import ABSENT, Attributes, ObjectInfo, Version
-from replication.passes import KeyRange, ScanInput, ScanResult
+from replication.models import ABSENT, Attributes
+from replication.passes import KeyRange
 from stores.body import Body
 from stores.memory import MemoryStore
 from stores.memory_buckets import Stored
-from stores.registry import Stores
-from tests.passes.in_memory import settings_of
-
-
-class Throttling(MemoryStore):
-    """Refuses to hand out one key."""
-
-    busy = ""
-
-    async def fetch(self, bucket: str, key: str, *, pin: Version) -> tuple[ObjectInfo, bytes]:
-        if key == self.busy:
-            await asyncio.sleep(0.05)
-            raise Throttled("slow down")
-        return await super().fetch(bucket, key, pin=pin)
-
-
-class Bench:
-    def __init__(self, **route: Any) -> None:
-        self.settings = settings_of(**route)
-        self.source, self.destination = Throttling("a"), MemoryStore("b")
-        self.source.create_bucket("one")
-        self.destination.create_bucket("two")
-        self.stores, self.ledger = Stores(self.settings, {}), Ledger(self.settings.ledger)
-        self.stores.add(self.source)
-        self.stores.add(self.destination)
-        self.settler = Settler(self.settings, self.stores, self.ledger, None, record=nothing_recorded, collects=True)
-
-    async def put(self, key: str, data: bytes = b"x") -> None:
-        await self.source.put("one", key, Body.of(data), Attributes(), ABSENT)
-
-    async def replicas(self) -> list[str]:
-        return [entry.key async for page in self.destination.list_objects("two") for entry in page]
-
-    async def scan(self, pulse: Pulse | None = None, **asked: Any) -> ScanResult:
-        token = current_pulse.set(pulse or Pulse())
-        try:
-            wanted, route = ScanInput(route="r", pass_id="p", **asked), self.settings.route("r")
-            outcomes = (
-                Repair(wanted, route, self.stores, self.settler, paired=False, workflow="")
-                if wanted.mode == "repair"
-                else Plan(wanted, route, self.stores, self.settler.inline_max, paired=False, workflow="")
-            )
-            return await Scan(wanted, route, self.stores, self.ledger, outcomes, Gate(0, Turns())).run()
-        finally:
-            current_pulse.reset(token)
-
-
-@asynccontextmanager
-async def bench(**route: Any) -> AsyncIterator[Bench]:
-    made = Bench(**route)
-    try:
-        yield made
-    finally:
-        await made.ledger.close()
+from tests.passes.in_memory import bench
 
 
 async def test_an_object_at_which_an_attempt_failed_is_done_by_the_next() -> None:

@@ -1,0 +1,121 @@
+"""Deletions that passes collect, page by page: what failed attempts did counts, and a filtered pass leaves the others alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities._progress import Pulse, current_pulse
+from activities.deletions import Permit, Permits
+from activities.gate import Gate
+from activities.passes import PassActivities
+from activities.steering import Steerings
+from activities.turns import Turns
+from replication.errors import Throttled
+from replication.passes import ExtraInput, ExtraResult, Filters, KeyRange, WeighInput
+from replication.routes import Route
+from stores.memory import MemoryStore
+from tests.passes.in_memory import Bench, bench
+
+
+class Steered:
+    """Stands for a pass that nobody steers."""
+
+    @asynccontextmanager
+    async def gate(self, workflow_id: str, partition: int, route: Route, turns: Turns) -> AsyncIterator[Gate]:
+        yield Gate(partition, turns)
+
+
+class Granting:
+    async def ask(self, route: str, key: str) -> Permit:
+        return Permit(True)
+
+
+def activities_of(made: Bench) -> PassActivities:
+    return PassActivities(made.settings, made.stores, made.ledger, cast(Permits, Granting()), cast(Steerings, Steered()), Turns())
+
+
+async def passed(made: Bench, pass_id: str, **filters: Any) -> ExtraResult:
+    keys = KeyRange(after=filters.get("start_after", ""))
+    result = await made.scan(pass_id=pass_id, filters=Filters(**filters), keys=keys)
+    weigh = WeighInput(route="r", pass_id=pass_id, filters=Filters(**filters), counters=result.counters)
+    await ActivityEnvironment().run(activities_of(made).weigh_deletions, weigh)
+    return await ActivityEnvironment().run(activities_of(made).delete_extra, ExtraInput(route="r", pass_id=pass_id))
+
+
+async def vanish(made: Bench, *keys: str) -> None:
+    for key in keys:
+        await made.source.delete("one", key, (await made.source.head("one", key)).version)
+
+
+async def three_are_gone(made: Bench) -> list[str]:
+    keys = [f"a/{number:02d}" for number in range(20)]
+    for key in [*keys, "b/0"]:
+        await made.put(key)
+    await passed(made, "p0")
+    await vanish(made, *keys[:3])
+    return keys
+
+
+HELD = {"mode": "mirror", "hold": "1s", "max_percent": 100}
+
+
+@pytest.mark.parametrize(
+    "filters", [{"prefix": "b/"}, {"include": ["b/**"]}, {"exclude": ["a/**"]}, {"start_after": "a/19"}, {"min_size": 1}]
+)
+async def test_a_pass_that_does_not_look_at_a_key_leaves_its_hold_alone(filters: dict[str, Any]) -> None:
+    async with bench(deletes=HELD) as made:
+        await three_are_gone(made)
+        assert (await passed(made, "p1")).waiting == 3
+        await asyncio.sleep(1.1)
+        await passed(made, "p2", **filters)
+        assert (await passed(made, "p3")).deleted == 3
+
+
+async def test_a_filtered_pass_forgets_what_it_found_again() -> None:
+    async with bench(deletes=HELD) as made:
+        keys = await three_are_gone(made)
+        await passed(made, "p1")
+        await made.put(keys[0])
+        await passed(made, "p2", prefix="a/")
+        assert [one.key for one in await made.ledger.pending_deletions("r")] == keys[1:3]
+
+
+class Busy(MemoryStore):
+    """Refuses its tenth deletion."""
+
+    deletions = 0
+
+    async def delete(self, *what: Any, **how: Any) -> None:
+        self.deletions += 1
+        number = self.deletions
+        await asyncio.sleep(0.01 * (number % 7))
+        if number == 10:
+            raise Throttled("slow down")
+        await super().delete(*what, **how)
+
+
+async def test_what_a_failed_attempt_deleted_counts_and_nothing_goes_on_behind_it() -> None:
+    async with bench(deletes={"mode": "mirror", "max_percent": 100}) as made:
+        keys = await three_are_gone(made)
+        await vanish(made, *keys[3:])
+        await made.scan(pass_id="p1")
+        made.destination.__class__ = Busy
+        pulse = Pulse()
+        token = current_pulse.set(pulse)
+        try:
+            with pytest.raises(Throttled):
+                await ActivityEnvironment().run(activities_of(made).delete_extra, ExtraInput(route="r", pass_id="p1"))
+            left = await made.replicas()
+            assert 1 < len(left) < 21
+            await asyncio.sleep(0.2)
+            assert await made.replicas() == left
+            ended = await ActivityEnvironment().run(activities_of(made).delete_extra, ExtraInput(route="r", pass_id="p1"))
+        finally:
+            current_pulse.reset(token)
+        assert (ended.deleted, await made.replicas()) == (20, ["b/0"])
