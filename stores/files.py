@@ -46,6 +46,7 @@ from stores.chunks import Chunks
 from stores.crew import Crew, ended
 from stores.folders import Folders
 from stores.keylock import locked, tidy
+from stores.pace import current_budget
 from stores.publish import CREATE, Commit, Incoming, batches, check_condition, no_step, version_of
 from stores.sidecar import Record
 from stores.smallfiles import Wanted, Whole, fetch_all, store_all
@@ -213,7 +214,7 @@ class FileStore(Store):
         length: int,
     ) -> Part:
         async with self.read(source_bucket, source_key, pin=pin, offset=offset, length=length) as chunks:
-            return await self.put_part(bucket, key, upload_id, number, offset, Body(chunks, length))
+            return await self.put_part(bucket, key, upload_id, number, offset, Body(_counted(chunks), length))
 
     async def list_parts(self, bucket: str, key: str, upload_id: str) -> list[Part]:
         upload = fileupload.OpenedUpload(self._root, bucket, key, upload_id)
@@ -369,9 +370,11 @@ def _take(items: Iterator[T], count: int) -> list[T]:
     return list(islice(items, count))
 
 
-async def _counted(chunks: Chunks, progress: Callable[[int], None] | None) -> Chunks:
-    done = 0
+async def _counted(chunks: Chunks, progress: Callable[[int], None] | None = None) -> Chunks:
+    """What this process moves by itself is held to the bandwidth, too."""
+    done, budget = 0, current_budget()
     async for chunk in chunks:
+        await budget.go_on(size_bytes=len(chunk))
         yield chunk
         done += len(chunk)
         if progress:

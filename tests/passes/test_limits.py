@@ -37,6 +37,15 @@ async def test_the_objects_at_once_change_while_large_ones_are_under_way(sides: 
         assert most_at_once(await all_objects(lab)) >= 3
 
 
+async def test_what_goes_from_folder_to_folder_is_held_to_the_bandwidth(sides: Sides, open_pass: OpenPass) -> None:
+    async with open_pass(sides["files"], sides["files"]) as lab:
+        for number in range(4):
+            await asyncio.to_thread(sides["files"].put, f"{lab.before}{number}", bytes(LARGE))
+        result = await lab.reconcile(limits=LimitUpdate(bytes_per_s=LARGE))
+        assert (result.state, result.counters.copied) == ("done", 4)
+        assert result.seconds > 4 - 1.5
+
+
 async def test_pages_of_listings_count_as_requests(sides: Sides, open_pass: OpenPass) -> None:
     """Nothing is to be copied: the listings are all that the second pass asks for, a page of either side for each of six stretches."""
     async with open_pass(sides["files"], sides["files"]) as lab:
