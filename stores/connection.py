@@ -72,6 +72,8 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = loop
         self._scratch = scratch
         self._transport: asyncio.Transport | None = None
+        self._is_tls = False
+        """Then nobody tells how much of what was written has left: a body goes out in pieces, each of which is seen to go."""
         self._reader: AnswerReader | None = None
         self.is_whole = False
         """The answer to the request under way is there to its end."""
@@ -107,7 +109,7 @@ class Connection(asyncio.BufferedProtocol):
             assert self._transport is not None
             if data is None:
                 self._transport.write(head)
-            elif not isinstance(data, bytes) or len(data) > MAX_WHOLE:
+            elif not isinstance(data, bytes) or len(data) > (ONE_WRITE if self._is_tls else MAX_WHOLE):
                 self._transport.write(head)
                 await self._send(pieces(data) if isinstance(data, bytes) else data)
             elif len(data) <= ONE_WRITE:
@@ -206,6 +208,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._is_tls = transport.get_extra_info("sslcontext") is not None
 
     def pause_writing(self) -> None:
         self._flows = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -10,12 +11,16 @@ from contextlib import asynccontextmanager
 from functools import cache, partial
 from urllib.parse import urlsplit
 
+from aiohappyeyeballs import start_connection
+
 from replication.errors import EndpointUnreachable, StoreTimeout
 from stores.answer import AnswerReader
 from stores.chunks import Data
 from stores.connection import SCRATCH, AnswerStream, Connection, encode_head
 
 CONNECT_TIMEOUT_S = 10.0
+NEXT_ADDRESS_S = 0.25
+"""How long one address of a name is waited for before the next is tried too: one that is dead must not hide the others."""
 KEEP_S = 15.0
 """How long an unused connection is trusted to be open still."""
 
@@ -129,8 +134,11 @@ class Connections:
         context = _context(self._verify) if parts.scheme == "https" else None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                made = partial(Connection, loop, self._scratch)
-                _, connection = await loop.create_connection(made, parts.hostname or "", port, ssl=context)
+                made, host = partial(Connection, loop, self._scratch), parts.hostname or ""
+                addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                connected = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S, loop=loop)
+                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                _, connection = await loop.create_connection(made, sock=connected, ssl=context, server_hostname=host if context else None)
         except TimeoutError as error:
             raise StoreTimeout("no connection within the time limit") from error
         except (OSError, ssl.SSLError) as error:

@@ -343,27 +343,28 @@ class GcsStore(Store):
         info, exact = to_info(resource), to_resource(wanted)
         if same_attributes(info.attributes, wanted):
             return info
-        spare = f"{upload_prefix(self._new_id())}whole"
+        spare, made = f"{upload_prefix(self._new_id())}whole", None
         try:
-            made = to_version(await self._api.compose(bucket, spare, [to_piece(resource)], exact, if_generation="0"))
-            return to_info(await self._objects.rewrite((bucket, spare, made.id), bucket, info.key, exact, info.version.id))
+            made = to_version(await self._api.compose(bucket, spare, [to_piece(resource)], exact, if_generation="0")).id
+            return to_info(await self._objects.rewrite((bucket, spare, made), bucket, info.key, exact, info.version.id))
         except ObjectNotFound as error:
             raise PreconditionFailed(f"{info.key!r} was replaced meanwhile") from error
         finally:
             with suppress(ObjectError):
-                await self._objects.remove(bucket, [spare])
+                await self._objects.remove(bucket, [(spare, made)])
 
     # --- what is seen only when it is right --------------------------------------------------------------------------
 
     async def _put_by_temporary(self, bucket: str, key: str, body: Body, attributes: Attributes, condition: Condition) -> ObjectInfo:
         upload_id = self._new_id()
-        name = part_name(upload_id, 1)
+        name, staged = part_name(upload_id, 1), None
         try:
             piece = await self._temporaries.stage(bucket, name, key, body)
+            staged = piece.generation
             return await self._publish(bucket, key, upload_id, [piece], attributes, condition)
         finally:
             with suppress(ObjectError):
-                await self._objects.remove(bucket, [name])
+                await self._objects.remove(bucket, [(name, staged)])
 
     async def _publish(
         self, bucket: str, key: str, upload_id: str, pieces: Sequence[Piece], attributes: Attributes, condition: Condition
@@ -374,7 +375,7 @@ class GcsStore(Store):
             whole = await self._temporaries.compose(bucket, key, f"{upload_prefix(upload_id)}whole", pieces)
             await self._check_fence(bucket, key, condition)
             stored = await self._objects.rewrite((bucket, whole.name, whole.generation), bucket, key, resource, _generation(condition))
-            await self._objects.remove(bucket, [whole.name])
+            await self._objects.remove(bucket, [(whole.name, whole.generation)])
         else:
             await self._check_fence(bucket, key, condition)
             try:

@@ -114,15 +114,25 @@ class GcsApi:
         await self._json("DELETE", object_path(bucket, name), query, f"delete {name!r}")
 
     async def list_page(
-        self, bucket: str, prefix: str, *, start: str = "", token: str | None = None, page_size: int = 1000, metadata: bool = False
+        self,
+        bucket: str,
+        prefix: str,
+        *,
+        start: str = "",
+        token: str | None = None,
+        page_size: int = 1000,
+        metadata: bool = False,
+        versions: bool = False,
     ) -> tuple[list[Resource], str | None]:
-        """One page of the objects under `prefix` from `start` (inclusive), and the token of the next page."""
+        """One page of the objects under `prefix` from `start` (inclusive), with `versions` noncurrent ones too, and the token of the
+        next page."""
         fields = LISTING_FIELDS.replace("storageClass)", "storageClass,metadata)") if metadata else LISTING_FIELDS
         query = {
             "prefix": prefix or None,
             "startOffset": start or None,
             "pageToken": token,
             "maxResults": str(page_size),
+            "versions": "true" if versions else None,
             "fields": fields,
         }
         page = await self._json("GET", f"/b/{quote(bucket, safe='')}/o", query, f"list {bucket!r}")

@@ -55,4 +55,7 @@ class BearerTokens:
         except auth_errors.TransportError as error:
             raise EndpointUnreachable("the token endpoint cannot be reached") from error
         except auth_errors.GoogleAuthError as error:
+            # A metadata server that cannot be reached comes as a RefreshError, a token endpoint's 5xx as one to be repeated.
+            if error.retryable or isinstance(error.__cause__, auth_errors.TransportError):
+                raise EndpointUnreachable("the token endpoint does not answer") from error
             raise CredentialsRefused(f"no usable Google credentials ({type(error).__name__})") from error

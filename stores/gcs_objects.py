@@ -60,12 +60,14 @@ class GcsObjects:
             return None
 
     async def pages(
-        self, bucket: str, prefix: str, *, start: str = "", page_size: int = 1000, metadata: bool = False
+        self, bucket: str, prefix: str, *, start: str = "", page_size: int = 1000, metadata: bool = False, versions: bool = False
     ) -> AsyncIterator[list[Resource]]:
         token: str | None = None
         while True:
             try:
-                page, token = await self._api.list_page(bucket, prefix, start=start, token=token, page_size=page_size, metadata=metadata)
+                page, token = await self._api.list_page(
+                    bucket, prefix, start=start, token=token, page_size=page_size, metadata=metadata, versions=versions
+                )
             except ObjectNotFound as error:
                 raise BucketNotFound(f"there is no bucket {bucket!r}") from error
             yield page
@@ -116,16 +118,18 @@ class GcsObjects:
                 return dict(answer["resource"])
             token = str(answer["rewriteToken"])
 
-    async def remove(self, bucket: str, names: Iterable[str]) -> None:
-        """Removes temporary objects; one that is gone already is no error, a missing bucket is."""
+    async def remove(self, bucket: str, temporaries: Iterable[tuple[str, str | None]]) -> None:
+        """Removes temporary objects, by name and generation; one that is gone already is no error, a missing bucket is.
 
-        async def one(name: str) -> None:
+        A bucket that keeps versions keeps what is removed without its generation."""
+
+        async def one(name: str, generation: str | None) -> None:
             try:
-                await self._api.delete(bucket, name)
+                await self._api.delete(bucket, name, generation=generation)
             except ObjectNotFound:
                 await self.require_bucket(bucket)
 
-        await in_parallel(partial(one, name) for name in names)
+        await in_parallel(partial(one, *temporary) for temporary in temporaries)
 
 
 async def in_parallel(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:

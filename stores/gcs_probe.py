@@ -63,7 +63,7 @@ async def sweep_probes(api: GcsApi, bucket: str) -> None:
     """Removes what probes that were killed left behind. It is no finding of this probe when that is not allowed."""
     before = datetime.now(UTC) - timedelta(seconds=PROBE_ENDS_S)
     with suppress(ObjectError):
-        resources, _ = await api.list_page(bucket, PROBE_PREFIX)
+        resources, _ = await api.list_page(bucket, PROBE_PREFIX, versions=True)
         for entry in map(to_listed, resources):
             if entry.version.modified is not None and entry.version.modified < before:
                 await api.delete(bucket, entry.key, generation=entry.version.id)

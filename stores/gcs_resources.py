@@ -22,7 +22,7 @@ OBJECT_FIELDS = (
     "name,generation,metageneration,size,etag,crc32c,md5Hash,timeCreated,updated,storageClass,"
     "contentType,contentEncoding,contentDisposition,contentLanguage,cacheControl,metadata"
 )
-LISTING_FIELDS = "nextPageToken,items(name,generation,metageneration,size,etag,crc32c,md5Hash,timeCreated,storageClass)"
+LISTING_FIELDS = "nextPageToken,items(name,generation,metageneration,size,etag,crc32c,md5Hash,timeCreated,timeDeleted,storageClass)"
 
 EXPIRES_KEY = "drayage-expires"
 """Metadata key that keeps an `Expires` header's text: GCS has no field for it."""

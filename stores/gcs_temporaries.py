@@ -54,12 +54,13 @@ class GcsTemporaries:
         return stored
 
     async def remove_upload(self, bucket: str, upload_id: str) -> None:
-        await self._objects.remove(bucket, [marker_name(upload_id)])  # first: a part that arrives from now on removes itself
+        await self._objects.remove(bucket, [(marker_name(upload_id), None)])  # first: a part that arrives from now on removes itself
         for _ in range(SWEEPS):
-            names = [str(resource["name"]) async for page in self._objects.pages(bucket, upload_prefix(upload_id)) for resource in page]
-            if not names:
-                return
-            await self._objects.remove(bucket, names)
+            pages = self._objects.pages(bucket, upload_prefix(upload_id), versions=True)
+            found = [resource async for page in pages for resource in page]
+            await self._objects.remove(bucket, [(str(resource["name"]), to_version(resource).id) for resource in found])
+            if all("timeDeleted" in resource for resource in found):
+                return  # nothing was there but what a bucket with versions keeps of removed objects
         raise ServerFault(f"upload {upload_id} still has objects after {SWEEPS} sweeps")
 
     async def uploads(self, bucket: str, prefix: str) -> AsyncIterator[OpenUpload]:

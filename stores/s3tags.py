@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from replication.errors import NotSupported, SourceArchived
+from replication.errors import NotSupported, ObjectError, ObjectNotFound, ServerFault, SourceArchived
 from stores.s3headers import version_id
 from stores.s3wire import Answer, S3Wire
 from stores.s3xml import parse_tags
 
 COUNT = "x-amz-tagging-count"
+NO_TAGS = frozenset({"NoSuchTagSet", "NoSuchTagSetError"})
+"""How some endpoints (Wasabi, OBS, versitygw), with status 404, tell that an object has none."""
 
 
 class S3Tags:
@@ -37,10 +39,15 @@ class S3Tags:
             query["versionId"] = version
         if not counts and not self._aws and not await self._are_known(bucket, key, query, answer):
             return None
-        try:
-            tags = parse_tags((await self._wire.call("GET", bucket, key, query)).body)
-        except (NotSupported, SourceArchived):  # AWS tells the tags of archived objects too
-            return None
+        told = await self._wire.send("GET", bucket, key, query)
+        if told.fault.get("Code") in NO_TAGS:
+            return {}
+        if told.failed:
+            error = _untold(told)
+            if isinstance(error, (NotSupported, SourceArchived)):  # AWS tells the tags of archived objects too
+                return None
+            raise error
+        tags = parse_tags(told.body)
         if self._aws and not counts:
             self._counted[bucket] = not tags
         return tags
@@ -55,3 +62,12 @@ class S3Tags:
                 )
             self._known[bucket] = None in told or told != object_told
         return self._known[bucket]
+
+
+def _untold(answer: Answer) -> ObjectError:
+    """What keeps tags from being known. A 404 that does not name the key is about its tags: it is no evidence that the object, which
+    was there a moment ago, is gone."""
+    error = answer.error()
+    if isinstance(error, ObjectNotFound) and answer.fault.get("Code") != "NoSuchKey":
+        return ServerFault(f"the tags of an object that is there are not found: {error}")
+    return error

@@ -10,9 +10,16 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aioboto3
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    MetadataRetrievalError,
+)
 
-from replication.errors import CredentialsRefused, ObjectError
+from replication.errors import CredentialsRefused, EndpointUnreachable, ObjectError, Transient, Unavailable
 from stores.checksum import encode_crc
 from stores.chunks import Chunks, Data, gathered
 from stores.connection import AnswerStream
@@ -46,19 +53,34 @@ class DefaultChain:
     """The default AWS credential chain, resolved at the first request and refreshed as its provider asks."""
 
     def __init__(self) -> None:
-        self._session = aioboto3.Session()
+        self._session: aioboto3.Session | None = None
 
     async def current(self) -> Credentials:
         try:
+            self._session = self._session or aioboto3.Session()
             # Typed as boto3's own, which is not awaited.
             loaded: Any = self._session.get_credentials()
             found = await loaded
             frozen = await found.get_frozen_credentials() if found is not None else None
-        except BotoCoreError as error:
-            raise CredentialsRefused(f"the AWS credential chain failed: {type(error).__name__}") from error
+        except (BotoCoreError, ClientError, OSError, ValueError, RuntimeError) as error:
+            raise _no_credentials(error) from error
         if frozen is None or not frozen.access_key or not frozen.secret_key:
             raise CredentialsRefused("the AWS credential chain holds no credentials")
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token or "")
+
+
+def _no_credentials(error: Exception) -> ObjectError:
+    """A service of credentials that does not answer, or is busy, will answer later: only what it says itself is a refusal."""
+    text = f"the AWS credential chain failed: {type(error).__name__}"
+    if isinstance(error, ClientError):
+        code, status = error.response["Error"].get("Code", ""), error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+        told = s3_error("credentials", status, code)
+        return EndpointUnreachable(f"{text} {code}") if isinstance(told, (Transient, Unavailable)) else CredentialsRefused(f"{text} {code}")
+    # RuntimeError: what was refreshed is expired already.
+    machine = isinstance(error, CredentialRetrievalError) and error.kwargs.get("provider") in ("container-role", "iam-role")
+    if machine or isinstance(error, (ConnectionError, HTTPClientError, MetadataRetrievalError, RuntimeError)):
+        return EndpointUnreachable(text)
+    return CredentialsRefused(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -483,6 +483,19 @@ async def test_a_composite_with_other_bytes_is_removed_again_and_its_parts_are_p
     assert (script.asked[2][0], script.asked[2][2]["generation"]) == ("DELETE", "30")
 
 
+async def test_a_bucket_that_keeps_versions_keeps_none_of_an_aborted_upload() -> None:
+    prefix = upload_prefix("u")
+    marker, replaced, part = ((f"{prefix}upload", 4), (part_name("u", 1), 5), (part_name("u", 1), 6))
+    there = [resource(name, b"x", generation) for name, generation in (marker, replaced, part)]
+    for gone in there[:2]:
+        gone["timeDeleted"] = "2026-01-01T00:00:00Z"
+    answers = web.Response(status=204), listing(*there), *(web.Response(status=204) for _ in there), listing()
+    async with scripted(*answers) as script:
+        await script.store.abort_upload("b", "k", "u")
+    assert script.asked[1][2]["versions"] == "true"
+    assert sorted(query["generation"] for method, _, query, _ in script.asked[2:] if method == "DELETE") == ["4", "5", "6"]
+
+
 async def test_the_final_compose_carries_the_condition_and_a_refusal_leaves_the_upload() -> None:
     here = Condition.match(Version(5, id="77"))
     answers = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 import uuid
@@ -17,6 +18,7 @@ from embedded.seaweedfs import SeaweedFS
 from replication.errors import (
     ClockSkewed,
     CredentialsRefused,
+    EndpointUnreachable,
     IntegrityMismatch,
     KeyCollision,
     KeyUnrepresentable,
@@ -433,6 +435,40 @@ async def test_a_chain_without_credentials_is_a_refusal(
     await store.close()
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [(403, "AccessDenied", CredentialsRefused), (503, "ServiceUnavailable", EndpointUnreachable), (0, "", EndpointUnreachable)],
+)
+async def test_credentials_that_cannot_be_had_now_are_no_refusal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, status: int, code: str, expected: type[ObjectError]
+) -> None:
+    async def sts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = f"<ErrorResponse><Error><Code>{code}</Code></Error><RequestId>1</RequestId></ErrorResponse>".encode()
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, len(body), body))
+        writer.close()
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "token").write_text("a token")
+    async with await asyncio.start_server(sts, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1] if status else 9
+        for name, value in {
+            "AWS_WEB_IDENTITY_TOKEN_FILE": tmp_path / "token",
+            "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/x",
+            "AWS_ENDPOINT_URL_STS": f"http://127.0.0.1:{port}",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_MAX_ATTEMPTS": "1",
+            "AWS_SHARED_CREDENTIALS_FILE": tmp_path / "none",
+            "AWS_CONFIG_FILE": tmp_path / "none",
+        }.items():
+            monkeypatch.setenv(name, str(value))
+        store = S3Store("s3", region="us-east-1", endpoint="http://127.0.0.1:9")
+        with pytest.raises(expected):
+            await store.head("b", "k")
+        await store.close()
+
+
 # --- keys --------------------------------------------------------------------------------------------------------------
 
 
@@ -568,6 +604,20 @@ async def test_tags_are_found_on_an_endpoint_that_does_not_count_them(seaweed: S
         for _ in range(2):
             assert (await store.head(bucket, "plain")).attributes.tags == {}
             assert (await store.head(bucket, "tagged")).attributes.tags == {"a": "1"}
+
+
+@pytest.mark.parametrize(("code", "found"), [("NoSuchTagSet", True), ("", False)])
+async def test_an_object_whose_tags_are_not_found_is_not_absent(seaweed: SeaweedFS, bucket: str, code: str, found: bool) -> None:
+    """Wasabi, OBS and versitygw answer so for an object without tags."""
+    body = f"<Error><Code>{code}</Code><Message>The TagSet does not exist</Message></Error>".encode() if code else b""
+    hidden = Rule(RewriteHeader("Server", "store"), "after_upstream", method="HEAD", times=100)
+    async with broken(seaweed, hidden, Rule(Status(404, body), path="tagging", times=100)) as (store, _):
+        await store.put(bucket, "plain", Body.of(b"x"), Attributes(), ABSENT)
+        if found:
+            assert (await store.head(bucket, "plain")).attributes.tags == {}
+        else:
+            with pytest.raises(ServerFault):
+                await store.head(bucket, "plain")
 
 
 async def test_tags_are_replaced_or_left_as_asked(store: S3Store, bucket: str) -> None:

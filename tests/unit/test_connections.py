@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from replication.errors import EndpointUnreachable, IntegrityMismatch, ServerFault, StoreTimeout
 from stores.answer import AnswerReader
 from stores.chunks import Chunks, gathered
-from stores.connection import BLOCK, MAX_WHOLE, AnswerStream, Unanswered, encode_head
+from stores.connection import BLOCK, MAX_WHOLE, AnswerStream, Connection, Unanswered, encode_head
 from stores.connections import Connections
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -364,3 +367,77 @@ async def test_closing_fails_what_is_under_way(connections: Connections) -> None
 def test_nothing_slips_a_header_in(target: str, value: str) -> None:
     with pytest.raises(ValueError, match="cannot be sent"):
         encode_head("GET", target, {"host": value}, None)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_bytes_that_leave_slowly_are_no_silence(secure: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small_buffers(connection: Connection, transport: asyncio.BaseTransport) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        made(connection, transport)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        left = MAX_WHOLE
+        while left and (data := await reader.read(65536)):
+            left -= len(data)
+            await asyncio.sleep(len(data) / (4 << 20))
+        writer.write(OK)
+        writer.close()
+
+    made = Connection.connection_made
+    monkeypatch.setattr(Connection, "connection_made", small_buffers)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    listener.bind(("127.0.0.1", 0))
+    connections = Connections(verify=False)
+    async with await asyncio.start_server(serve, sock=listener, ssl=self_signed(tmp_path) if secure else None):
+        origin = f"{'https' if secure else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
+        asking = connections.exchange("PUT", origin, "/a", {"host": "x"}, bytes(MAX_WHOLE), max_body=100, idle_timeout_s=0.7)
+        assert (await asking).body == b"ok"
+        await connections.close()
+
+
+async def test_a_dead_address_of_a_name_does_not_hide_the_others(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def addresses(host: str, port: int, **_: object) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+
+    with contextlib.ExitStack() as held:
+        dead = held.enter_context(socket.socket())
+        dead.bind(("127.0.0.2", 0))
+        dead.listen(0)
+        for _ in range(4):  # the line of those who want in is full: nobody else gets an answer
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(dead.getsockname())
+        server = Server(OK)
+        async with await asyncio.start_server(server.serve, "127.0.0.1", dead.getsockname()[1]):
+            server.origin = f"http://store.example:{dead.getsockname()[1]}"
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", addresses)
+            assert (await asyncio.wait_for(ask(connections, server), 5)).body == b"ok"
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_requests_go_over_either_event_loop(loop_factory: Callable[[], asyncio.AbstractEventLoop], secure: bool, tmp_path: Path) -> None:
+    async def put() -> bytes:
+        connections, received = Connections(verify=False), 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal received
+            await reader.readuntil(b"\r\n\r\n")
+            received = len(await reader.readexactly(MAX_WHOLE))
+            writer.write(OK)
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=self_signed(tmp_path) if secure else None) as server:
+            origin = f"{'https' if secure else 'http'}://localhost:{server.sockets[0].getsockname()[1]}"
+            answer = await connections.exchange("PUT", origin, "/a", {"host": "x"}, bytes(MAX_WHOLE), max_body=100, idle_timeout_s=5)
+            await connections.close()
+        assert received == MAX_WHOLE
+        return answer.body
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(put()) == b"ok"

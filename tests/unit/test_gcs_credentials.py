@@ -30,6 +30,13 @@ class Issued(Credentials):  # type: ignore[misc, unused-ignore]
         self.expiry = datetime.now(UTC).replace(tzinfo=None) + self._lives  # google.auth compares naive UTC times
 
 
+def unreachable_metadata_server() -> Exception:
+    """As `google.auth.compute_engine` raises it."""
+    error = auth_errors.RefreshError()  # type: ignore[no-untyped-call]
+    error.__cause__ = auth_errors.TransportError()  # type: ignore[no-untyped-call]
+    return error
+
+
 async def test_a_fresh_token_is_fetched_once_for_all_tasks() -> None:
     issued = Issued(timedelta(hours=1))
     tokens = BearerTokens(lambda: issued)
@@ -47,11 +54,16 @@ async def test_a_token_near_its_end_is_replaced() -> None:
 
 @pytest.mark.parametrize(
     ("failure", "error"),
-    [(auth_errors.RefreshError, CredentialsRefused), (auth_errors.TransportError, EndpointUnreachable)],
+    [
+        (auth_errors.RefreshError(), CredentialsRefused),  # type: ignore[no-untyped-call]
+        (auth_errors.TransportError(), EndpointUnreachable),  # type: ignore[no-untyped-call]
+        (auth_errors.RefreshError("503", retryable=True), EndpointUnreachable),  # type: ignore[no-untyped-call]
+        (unreachable_metadata_server(), EndpointUnreachable),
+    ],
 )
-async def test_a_failed_refresh_is_told_apart_from_an_unreachable_endpoint(failure: type[Exception], error: type[ObjectError]) -> None:
+async def test_a_failed_refresh_is_told_apart_from_an_unreachable_endpoint(failure: Exception, error: type[ObjectError]) -> None:
     with pytest.raises(error):
-        await BearerTokens(lambda: Issued(timedelta(hours=1), failure())).headers()
+        await BearerTokens(lambda: Issued(timedelta(hours=1), failure)).headers()
 
 
 async def test_missing_credentials_are_refused() -> None:
