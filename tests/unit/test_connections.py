@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -420,24 +421,28 @@ async def test_a_dead_address_of_a_name_does_not_hide_the_others(connections: Co
 @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 def test_requests_go_over_either_event_loop(loop_factory: Callable[[], asyncio.AbstractEventLoop], secure: bool, tmp_path: Path) -> None:
-    async def put() -> bytes:
-        connections, received = Connections(verify=False), 0
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as threads:
+        serving = threads.submit(take_one, listener, self_signed(tmp_path) if secure else None)
+        origin = f"{'https' if secure else 'http'}://localhost:{listener.getsockname()[1]}"
 
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            nonlocal received
-            await reader.readuntil(b"\r\n\r\n")
-            received = len(await reader.readexactly(MAX_WHOLE))
-            writer.write(OK)
-            await reader.read()
-            writer.close()
-            await writer.wait_closed()
-
-        async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=self_signed(tmp_path) if secure else None) as server:
-            origin = f"{'https' if secure else 'http'}://localhost:{server.sockets[0].getsockname()[1]}"
-            answer = await connections.exchange("PUT", origin, "/a", {"host": "x"}, bytes(MAX_WHOLE), max_body=100, idle_timeout_s=5)
+        async def put() -> bytes:
+            connections = Connections(verify=False)
+            asking = connections.exchange("PUT", origin, "/a", {"host": "x"}, bytes(MAX_WHOLE), max_body=100, idle_timeout_s=5)
+            answer = await asking
             await connections.close()
-        assert received == MAX_WHOLE
-        return answer.body
+            return answer.body
 
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        assert runner.run(put()) == b"ok"
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            assert runner.run(put()) == b"ok"
+        assert serving.result(5) == MAX_WHOLE
+
+
+def take_one(listener: socket.socket, secured: ssl.SSLContext | None) -> int:
+    """Answers one request from a thread; how many bytes its body had."""
+    connection, _ = listener.accept()
+    with secured.wrap_socket(connection, server_side=True) if secured else connection as client, client.makefile("rb") as received:
+        while received.readline() != b"\r\n":
+            pass
+        size = len(received.read(MAX_WHOLE))
+        client.sendall(OK)
+        return size
