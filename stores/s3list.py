@@ -19,6 +19,8 @@ from stores.s3wire import S3Wire
 from stores.s3xml import ListingPage, parse_listing, parse_uploads
 
 MAX_PAGE = 1000
+EMPTY_PAGES = 1000
+"""So many may follow each other."""
 
 
 def folder_order(key: str) -> str:
@@ -50,7 +52,7 @@ class S3Listing:
         """Pages as the endpoint gives them, their order checked; none where the first shows that it lists by folder."""
         if self.by_folder:
             return
-        last, token, first = start_after, "", True
+        last, token, first, chain = start_after, "", True, Chain()
         while True:
             page = await self.page(bucket, prefix, size, start_after=start_after if first else "", token=token)
             if first and self.by_folder:
@@ -61,7 +63,7 @@ class S3Listing:
             yield page.objects
             if not page.truncated:
                 return
-            token, first = next_token(page, token), False
+            token, first = chain.follow(page), False
 
     def _check_order(self, objects: Sequence[ListedObject], last: str, prefix: str) -> None:
         keys = [last, *(entry.key for entry in objects)]
@@ -127,7 +129,7 @@ class S3Listing:
         chain of names that extend each other, so it stays short.
         """
         held: list[str] = []
-        token = ""
+        token, chain = "", Chain()
         marker, first = level_marker(prefix, start_after)
         if first:
             held.append(first)
@@ -144,7 +146,7 @@ class S3Listing:
                     heapq.heappush(held, item)
             if not page.truncated:
                 break
-            token = next_token(page, token)
+            token = chain.follow(page)
         while held:
             yield heapq.heappop(held)
 
@@ -165,11 +167,20 @@ class S3Listing:
             yield batch
 
 
-def next_token(page: ListingPage, token: str) -> str:
-    """The token that continues a truncated page. `ServerFault` for a missing or repeated one, or an empty page."""
-    if not page.token or page.token == token or not (page.objects or page.prefixes):
-        raise ServerFault("the listing is truncated but does not go on")
-    return page.token
+class Chain:
+    """The tokens of a listing's pages, one leading to the next. Real stores give empty pages in between, which are no end."""
+
+    def __init__(self) -> None:
+        self._token = ""
+        self._empty = 0
+
+    def follow(self, page: ListingPage) -> str:
+        """The token that continues a truncated page. `ServerFault` for a missing or repeated one, or for too many empty pages."""
+        self._empty = 0 if page.objects or page.prefixes else self._empty + 1
+        if not page.token or page.token == self._token or self._empty > EMPTY_PAGES:
+            raise ServerFault("the listing is truncated but does not go on")
+        self._token = page.token
+        return page.token
 
 
 def _name(item: ListedObject | str) -> str:

@@ -36,7 +36,7 @@ from replication.errors import (
 from replication.keys import PROBE_PREFIX
 from replication.limits import GIB, Capabilities
 from replication.models import ABSENT, ANY, Attributes, ObjectInfo, Version
-from stores import s3probe
+from stores import s3list, s3probe
 from stores.body import Body
 from stores.checksum import crc32c
 from stores.s3 import S3Store
@@ -563,18 +563,27 @@ BROKEN_LISTINGS: dict[str, list[bytes]] = {
     "goes-back": [page_of("a", "b", token="1"), page_of("b", "c")],
     "token-loop": [page_of("a", token="1"), page_of("b", token="1")],
     "no-token": [page_of("a") .replace(b"</ListBucketResult>", b"<IsTruncated>true</IsTruncated></ListBucketResult>")],
-    "empty-and-truncated": [page_of(token="1")],
+    "empty-without-end": [page_of(token=f"{number}") for number in range(1, 6)],
     "error-page": [b"<html>welcome</html>"],
     "empty": [b""],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", BROKEN_LISTINGS)
-async def test_a_broken_listing_is_a_fault_and_never_the_end(seaweed: SeaweedFS, bucket: str, fault: str) -> None:
+async def test_a_broken_listing_is_a_fault_and_never_the_end(
+    seaweed: SeaweedFS, bucket: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3list, "EMPTY_PAGES", 4)
     rules = [Rule(Status(200, page), path="list-type", nth=number) for number, page in enumerate(BROKEN_LISTINGS[fault], 1)]
     async with broken(seaweed, *rules) as (store, _):
         with pytest.raises(ServerFault):
             await listed(store, bucket)
+
+
+async def test_an_empty_page_that_leads_on_is_not_the_end(seaweed: SeaweedFS, bucket: str) -> None:
+    pages = [page_of(token="1"), page_of("a", token="2"), page_of(token="3"), page_of(token="4"), page_of("b")]
+    async with broken(seaweed, *(Rule(Status(200, page), path="list-type", nth=n) for n, page in enumerate(pages, 1))) as (store, _):
+        assert await listed(store, bucket) == ["a", "b"]
 
 
 async def test_a_listing_holds_only_what_was_asked_for(seaweed: SeaweedFS, bucket: str) -> None:
