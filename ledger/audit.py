@@ -101,8 +101,11 @@ def verify(connection: Connection, route: str) -> ChainReport:
         connection = connection.execution_options(isolation_level="REPEATABLE READ")
     head = connection.execute(select(chains.c.sequence, chains.c.hash).where(chains.c.route == route)).one_or_none()
     query: Select[Any] = select(audit).where(audit.c.route == route).order_by(audit.c.sequence)
+    length, end = (head.sequence, head.hash) if head else (0, b"")
+    if not isinstance(length, int) or not isinstance(end, bytes):  # SQLite takes values of any type in any column
+        return ChainReport(route, 0, "", False, 1, "the end of the chain is not what was written")
     with connection.execution_options(yield_per=PAGE).execute(query) as rows:
-        return _verified(route, rows, head.sequence if head else 0, bytes(head.hash) if head else b"")
+        return _verified(route, rows, length, end)
 
 
 def _verified(route: str, rows: Iterable[Any], length: int, head: bytes) -> ChainReport:
@@ -112,18 +115,28 @@ def _verified(route: str, rows: Iterable[Any], length: int, head: bytes) -> Chai
         return ChainReport(route, count, head.hex(), False, at, problem)
 
     for row in rows:
+        if not isinstance(row.sequence, int):
+            return broken(count + 1, f"what stands in the place of entry {count + 1} has no number")
         if row.sequence > length:
             return broken(row.sequence, f"entry {row.sequence} stands behind the end of the chain")
         if row.sequence < count + 1:
             return broken(row.sequence, f"entry {row.sequence} stands before the beginning of the chain")
         if row.sequence > count + 1:
             return broken(count + 1, f"entry {count + 1} is missing")
-        found = {**row._mapping, "key": decode_key(row.key)}
-        if link(previous, {name: value for name, value in found.items() if name != "hash"}) != bytes(row.hash):
+        if not _follows(previous, row):
             return broken(row.sequence, f"entry {row.sequence} is not what was written, or what stood before it is not")
-        count, previous = count + 1, bytes(row.hash)
+        count, previous = count + 1, row.hash
     if count < length:
         return broken(count + 1, f"entry {count + 1} is missing")
     if previous != head:
         return broken(count, f"entry {count} is not the one that the chain ends with")
     return ChainReport(route, count, head.hex(), True)
+
+
+def _follows(previous: bytes, row: Any) -> bool:
+    """Whether an entry has the hash that it must have behind `previous`. Values that no entry can have have none."""
+    try:
+        found = {**row._mapping, "key": row.key.decode("utf-8", "surrogatepass")}
+        return bool(link(previous, {name: value for name, value in found.items() if name != "hash"}) == row.hash)
+    except (TypeError, ValueError, AttributeError):
+        return False

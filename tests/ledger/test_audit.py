@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, text, update
 
 from ledger.engine import open_engine, writing
 from ledger.ledger import Ledger
@@ -86,6 +86,40 @@ async def test_a_changed_entry_is_found(ledger: Ledger, url: str, change: dict[s
     report = await ledger.verify_chain("r")
     assert (report.intact, report.broken_at, report.entries) == (False, 1_700, 1_699)
     assert "not what was written" in report.problem
+
+
+async def changed_by(ledger: Ledger, url: str, statement: str) -> tuple[bool, int | None, int]:
+    await fill(ledger, length=9)
+    tamper(url, lambda connection: connection.execute(text(statement)))
+    report = await ledger.verify_chain("r")
+    return report.intact, report.broken_at, report.entries
+
+
+async def test_a_key_of_no_encoding_is_found(ledger: Ledger, url: str) -> None:
+    value = "x'ff'" if url.startswith("sqlite") else r"'\xff'"
+    assert await changed_by(ledger, url, f"UPDATE audit SET key = {value} WHERE sequence = 5") == (False, 5, 4)  # noqa: S608
+
+
+ODD = ["key = 'a'", "key = 1e15", "action = x'01'", "at = 9e999", "at = 'x'", "hash = 'a'", "hash = 1000000000000"]
+
+
+@pytest.mark.parametrize("change", ODD)
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_an_entry_of_values_that_none_can_have_is_found(ledger: Ledger, url: str, change: str) -> None:
+    assert await changed_by(ledger, url, f"UPDATE audit SET {change} WHERE sequence = 5") == (False, 5, 4)  # noqa: S608
+
+
+@pytest.mark.parametrize(("value", "sequence"), [("'x'", 5), ("'x'", 9), ("x'05'", 9), ("9.5", 9)])
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_an_entry_whose_number_is_none_is_found(ledger: Ledger, url: str, value: str, sequence: int) -> None:
+    statement = f"UPDATE audit SET sequence = {value} WHERE sequence = {sequence}"  # noqa: S608
+    assert await changed_by(ledger, url, statement) == (False, sequence, sequence - 1)
+
+
+@pytest.mark.parametrize("change", ["sequence = 'x'", "sequence = 9.5", "hash = 'x'", "hash = 1000000000000"])
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_an_end_of_values_that_none_can_have_is_found(ledger: Ledger, url: str, change: str) -> None:
+    assert await changed_by(ledger, url, f"UPDATE chains SET {change}") == (False, 1, 0)  # noqa: S608
 
 
 @pytest.mark.parametrize("sequence", [1, 1_700, LENGTH], ids=["start", "middle", "end"])
