@@ -12,13 +12,15 @@ from replication.errors import UsageError
 from replication.units import format_size
 
 
-async def run(session: Session, route_name: str, key: str | None, *, check: bool) -> int:
+async def run(session: Session, route_name: str, key: str | None, *, check: bool, head: str | None) -> int:
     """Exit code 1 for a trail that is not whole. No change is no error."""
     route = session.route(route_name)
     if (key is None) != check:
         raise UsageError("argument KEY: either a key or --check must be given")
+    if head is not None and not check:
+        raise UsageError("argument --head: is of --check only")
     if key is None:
-        return await _check(session, route.name)
+        return await _check(session, route.name, head)
     check_key_argument(key)
     async with session.ledger() as ledger:
         entries = await ledger.history(route.name, key)
@@ -30,14 +32,15 @@ async def run(session: Session, route_name: str, key: str | None, *, check: bool
     return DONE
 
 
-async def _check(session: Session, route: str) -> int:
+async def _check(session: Session, route: str, head: str | None) -> int:
     async with session.ledger() as ledger:
-        report = await ledger.verify_chain(route)
+        report = await ledger.verify_chain(route, kept=head)
     session.output.document(asdict(report))
     if report.intact:
         session.output.line(f"intact: {report.entries:,} entries of route {route}, head {report.head or 'none'}")
     else:
-        session.output.line(f"broken at {report.broken_at} after {report.entries:,} entries of route {route}: {printable(report.problem)}")
+        at = "" if report.broken_at is None else f" at {report.broken_at}"
+        session.output.line(f"broken{at} after {report.entries:,} entries of route {route}: {printable(report.problem)}")
     return DONE if report.intact else DIFFERS
 
 

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -102,6 +103,7 @@ def _add_record_commands(command: Callable[[str, str], argparse.ArgumentParser])
     history.add_argument("route", metavar="ROUTE")
     history.add_argument("key", nargs="?", metavar="KEY", help="full object name in the source bucket")
     history.add_argument("--check", action="store_true", help="instead: whether the whole trail of the route is as it was written")
+    history.add_argument("--head", type=_head, metavar="HASH", help="with --check: a head that it printed before must be in the trail")
     report = command("report", "one line for each object of a route that the ledger knows")
     report.add_argument("route", metavar="ROUTE")
     report.add_argument("--state", choices=STATES, help="only those in this state")
@@ -146,6 +148,12 @@ def _duration(text: str) -> float:
         return parse_duration(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _head(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError("must be the 64 hex digits that --check prints")
+    return text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -235,7 +243,7 @@ def _dispatch(session: Any, options: argparse.Namespace) -> Command:
         case "history":
             from cli import history
 
-            return history.run(session, options.route, options.key, check=options.check)
+            return history.run(session, options.route, options.key, check=options.check, head=options.head)
         case "report":
             from cli import report
 

@@ -95,8 +95,8 @@ def _entry(row: Any) -> AuditEntry:
     return AuditEntry(**{**row._mapping, "key": decode_key(row.key)})
 
 
-def verify(connection: Connection, route: str) -> ChainReport:
-    """Reads a whole chain, a page at a time, as it stood at one moment."""
+def verify(connection: Connection, route: str, kept: bytes | None) -> ChainReport:
+    """Reads a whole chain, a page at a time, as it stood at one moment. A `kept` head must be the hash of an entry."""
     if is_postgres(connection):
         connection = connection.execution_options(isolation_level="REPEATABLE READ")
     head = connection.execute(select(chains.c.sequence, chains.c.hash).where(chains.c.route == route)).one_or_none()
@@ -105,13 +105,13 @@ def verify(connection: Connection, route: str) -> ChainReport:
     if not isinstance(length, int) or not isinstance(end, bytes):  # SQLite takes values of any type in any column
         return ChainReport(route, 0, "", False, 1, "the end of the chain is not what was written")
     with connection.execution_options(yield_per=PAGE).execute(query) as rows:
-        return _verified(route, rows, length, end)
+        return _verified(route, rows, length, end, kept)
 
 
-def _verified(route: str, rows: Iterable[Any], length: int, head: bytes) -> ChainReport:
-    count, previous = 0, b""
+def _verified(route: str, rows: Iterable[Any], length: int, head: bytes, kept: bytes | None) -> ChainReport:
+    count, previous, met = 0, b"", kept is None
 
-    def broken(at: int, problem: str) -> ChainReport:
+    def broken(at: int | None, problem: str) -> ChainReport:
         return ChainReport(route, count, head.hex(), False, at, problem)
 
     for row in rows:
@@ -125,11 +125,13 @@ def _verified(route: str, rows: Iterable[Any], length: int, head: bytes) -> Chai
             return broken(count + 1, f"entry {count + 1} is missing")
         if not _follows(previous, row):
             return broken(row.sequence, f"entry {row.sequence} is not what was written, or what stood before it is not")
-        count, previous = count + 1, row.hash
+        count, previous, met = count + 1, row.hash, met or row.hash == kept
     if count < length:
         return broken(count + 1, f"entry {count + 1} is missing")
     if previous != head:
         return broken(count, f"entry {count} is not the one that the chain ends with")
+    if not met:
+        return broken(None, "none of them has the head that was kept")
     return ChainReport(route, count, head.hex(), True)
 
 

@@ -146,9 +146,9 @@ class Ledger:
         """Entries with a sequence number above `after`, oldest first."""
         return await self._read(audit.entries, route, after, limit)
 
-    async def verify_chain(self, route: str) -> ChainReport:
-        """Reads the whole chain of a route, in bounded memory."""
-        return await self._read(audit.verify, route)
+    async def verify_chain(self, route: str, *, kept: str | None = None) -> ChainReport:
+        """Reads the whole chain of a route, in bounded memory. Unless an entry has the `kept` head, in hex, it is broken."""
+        return await self._read(audit.verify, route, None if kept is None else bytes.fromhex(kept))
 
     # --- passes ------------------------------------------------------------------------------------------------------
 

@@ -122,7 +122,8 @@ class BudgetUser:
 class ChainReport:
     """How a route's audit chain stands up. `head` is the hash of its last entry in hex, "" of an empty chain.
 
-    `entries` were read and are as they were written; `broken_at` is the first sequence number that is not.
+    `entries` were read and are as they were written; `broken_at` is the first sequence number that is not, None where that
+    is not known: of a chain that is another one than that of a head which was kept.
     """
 
     route: str

@@ -57,6 +57,24 @@ async def test_a_chain_that_somebody_changed_is_told_with_where_it_broke(lane: L
     assert told.stdout.startswith(f"broken at 2 after 1 entries of route {lane.name}: entry 2 ")
 
 
+async def test_a_trail_that_does_not_go_on_from_the_head_that_was_kept_is_broken(lane: Lane) -> None:
+    await lane.site.worker()
+    await lane.put(1)
+    await lane.starter("reconcile", "--wait")
+    kept = (await lane.starter("history", "--check")).document["head"]
+    await lane.put(2)
+    await lane.starter("reconcile", "--wait")
+    grown = await lane.starter("history", "--check", "--head", kept, json=False)
+    broken = await lane.starter("history", "--check", "--head", "0" * 64)
+    told = await lane.starter("history", "--check", "--head", "0" * 64, json=False)
+
+    assert (grown.code, grown.stdout.split(",")[0]) == (0, f"intact: 2 entries of route {lane.name}")
+    assert (broken.code, broken.document["intact"], broken.document["broken_at"]) == (1, False, None)
+    assert broken.document["head"] in grown.stdout
+    expected = f"broken after 2 entries of route {lane.name}: none of them has the head that was kept\n"
+    assert (told.code, told.stdout) == (1, expected)
+
+
 async def test_a_report_tells_each_object_once_in_its_state(make_site: MakeSite, s3: S3Side, s3b: S3Side) -> None:
     """One was blocked while there was no bucket; of the two that were copied then, one is gone from its source."""
     bucket = f"late-{uuid.uuid4().hex}"

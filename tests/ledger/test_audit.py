@@ -175,3 +175,39 @@ async def test_a_table_that_was_emptied_is_found(ledger: Ledger, url: str, table
     await fill(ledger, length=9)
     tamper(url, lambda connection: connection.execute(delete(audit if table is audit else chains)))
     assert (await ledger.verify_chain("r")).broken_at == 1
+
+
+def cut_short(connection: Connection) -> None:
+    """To six entries, and the end with them."""
+    connection.execute(delete(audit).where(audit.c.sequence > 6))
+    last = select(audit.c.hash).where(audit.c.sequence == 6).scalar_subquery()
+    connection.execute(update(chains).values(sequence=6, hash=last))
+
+
+def emptied(connection: Connection) -> None:
+    connection.execute(delete(audit))
+    connection.execute(delete(chains))
+
+
+async def test_a_head_that_was_kept_is_met_in_the_chain_that_grew_from_it(ledger: Ledger) -> None:
+    await fill(ledger, length=9)
+    head = (await ledger.verify_chain("r")).head
+    assert (await ledger.verify_chain("r", kept=head)).intact
+    await fill(ledger)
+    assert (await ledger.verify_chain("r", kept=head.upper())).entries == LENGTH + 9
+    assert (await ledger.verify_chain("r", kept=head)).intact
+
+
+@pytest.mark.parametrize("change", [cut_short, emptied])
+@pytest.mark.parametrize("again", [0, 3], ids=["", "grown"])
+async def test_a_chain_that_lost_its_end_does_not_have_the_head_that_was_kept(
+    ledger: Ledger, url: str, change: Callable[[Connection], None], again: int
+) -> None:
+    await fill(ledger, length=9)
+    head = (await ledger.verify_chain("r")).head
+    tamper(url, change)
+    await fill(ledger, length=again)
+    assert (await ledger.verify_chain("r")).intact
+    report = await ledger.verify_chain("r", kept=head)
+    assert (report.intact, report.broken_at, report.entries) == (False, None, (6 if change is cut_short else 0) + again)
+    assert report.problem == "none of them has the head that was kept"
