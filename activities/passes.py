@@ -45,6 +45,8 @@ DELETED_AT_ONCE = 16
 DELETIONS_PER_STEP = 1_000
 DELETION_REQUESTS = 3
 """A look at each side, and the deletion."""
+FINDINGS_KEPT_S = 30 * 86_400.0
+"""How long the lines of plans and verifications are kept."""
 CLOCKS_S = 900.0
 """How far a store's clock may be off: what changed so long before a verification began counts as changed since."""
 
@@ -86,6 +88,7 @@ class PassActivities:
                 break
         if input.mode == "verify":
             await self._ledger.drop_leaves(input.route, not_of_pass=input.pass_id)
+        await self._ledger.drop_findings(older_than=time.time() - FINDINGS_KEPT_S)
         after = input.start_after[len(route.source.prefix) :] if input.start_after.startswith(route.source.prefix) else ""
         last = await self._ledger.last_verified(input.route) if input.since_last else None
         return Begun(

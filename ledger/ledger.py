@@ -194,7 +194,7 @@ class Ledger:
         return await self._read(passes.findings_of, pass_id, after, limit)
 
     async def drop_findings(self, *, older_than: float) -> int:
-        """Forgets those that were added before this time (seconds since 1970); how many there were."""
+        """Forgets those of passes that ended before this time (seconds since 1970); how many there were."""
         return await self._write(passes.drop_findings, older_than)
 
     async def last_verified(self, route: str) -> float | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, exists, func, select, update
 from sqlalchemy.sql import ColumnElement
 
 from ledger import bulk
@@ -125,5 +125,8 @@ def findings_of(connection: Connection, pass_id: str, after: int, limit: int) ->
 
 
 def drop_findings(connection: Connection, older_than: float) -> int:
-    """How many there were."""
-    return connection.execute(delete(findings).where(findings.c.at < older_than)).rowcount
+    """How many there were. A pass that ended after this time keeps its own, as does one that runs: the newest without an end."""
+    newer = passes.alias()
+    superseded = exists().where(newer.c.route == passes.c.route, newer.c.mode == passes.c.mode, newer.c.started_at > passes.c.started_at)
+    kept = select(passes.c.pass_id).where((passes.c.ended_at >= older_than) | (passes.c.ended_at.is_(None) & ~superseded))
+    return connection.execute(delete(findings).where(findings.c.at < older_than, findings.c.pass_id.not_in(kept))).rowcount

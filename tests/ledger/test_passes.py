@@ -99,6 +99,25 @@ async def test_old_findings_are_dropped(ledger: Ledger, clock: Any) -> None:
     assert len(await ledger.findings("new")) == 1
 
 
+async def test_a_pass_that_runs_or_ended_lately_keeps_its_findings_however_old(ledger: Ledger, clock: Any) -> None:
+    """Of a mode of a route one runs at a time, so an older one without an end was killed."""
+    passes = {
+        "killed": ("r", "plan"),
+        "ended": ("r", "verify"),
+        "lately": ("r", "verify"),
+        "plans": ("r", "plan"),
+        "other": ("s", "plan"),
+    }
+    for pass_id, (route, mode) in passes.items():
+        clock.now += 1
+        await ledger.begin_pass(PassRecord(pass_id, route, mode, "running"))
+        await ledger.add_findings(pass_id, [(0, "a", {})])
+    for pass_id, clock.now in (("ended", 50.0), ("lately", 100.0)):
+        await ledger.end_pass(pass_id, state="done", counters={})
+    assert await ledger.drop_findings(older_than=100.0) == 2
+    assert [pass_id for pass_id in passes if await ledger.findings(pass_id)] == ["lately", "plans", "other"]
+
+
 async def test_leaves_come_back_in_the_order_of_their_bytes_and_replace_each_other(ledger: Ledger) -> None:
     await ledger.begin_pass(PassRecord("p", "r", "verify", "running"))
     await ledger.add_leaves("p", [VerifiedLeaf(key, 1, "etag:a") for key in ("é", "b", "\udc80", "a", "\U0010ffff")])
