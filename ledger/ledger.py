@@ -78,7 +78,7 @@ class Ledger:
         return await self._read(queries.token_range, route, after, before, limit)
 
     async def in_sync_count(self, route: str) -> int:
-        """Receipts of objects that are not about to be deleted."""
+        """Receipts of objects that neither rest after a failure nor are about to be deleted."""
         return await self._read(queries.in_sync_count, route)
 
     async def record(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ledger.ledger import Ledger
-from ledger.rows import Finding, PassRecord, PendingDeletion, Receipt, VerifiedLeaf
+from ledger.rows import Finding, PassRecord, PendingDeletion, Quarantined, Receipt, VerifiedLeaf
 
 
 async def test_a_pass_is_kept_from_its_beginning_to_its_end(ledger: Ledger, clock: Any) -> None:
@@ -75,10 +75,11 @@ async def test_deletions_are_dropped_by_key_by_route_and_by_pass(ledger: Ledger)
     assert await held("q") == ["a"]
 
 
-async def test_what_is_about_to_be_deleted_is_not_in_sync(ledger: Ledger) -> None:
-    await ledger.record(receipts=[Receipt("r", key, "v", "d") for key in "abc"] + [Receipt("q", "a", "v", "d")])
-    await ledger.hold_deletions([PendingDeletion("r", "b", "p1"), PendingDeletion("r", "without-a-receipt", "p1")])
-    assert (await ledger.in_sync_count("r"), await ledger.in_sync_count("q")) == (2, 1)
+async def test_what_is_about_to_be_deleted_or_rests_after_a_failure_is_not_in_sync(ledger: Ledger) -> None:
+    await ledger.record(receipts=[Receipt("r", key, "v", "d") for key in "abcde"] + [Receipt("q", key, "v", "d") for key in "ab"])
+    await ledger.hold_deletions([PendingDeletion("r", key, "p1") for key in ("b", "c", "without-a-receipt")])
+    await ledger.record(quarantined=[Quarantined("r", key, "server-fault", "") for key in ("c", "d", "without-a-receipt")])
+    assert (await ledger.in_sync_count("r"), await ledger.in_sync_count("q")) == (2, 2)
 
 
 async def test_findings_replace_each_other_by_number(ledger: Ledger) -> None:
