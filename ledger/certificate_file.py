@@ -120,7 +120,7 @@ class Certificate:
             statement = decode_statement(document)
             root = Node(int(tree["level"]), "", statement.objects, bytes.fromhex(statement.root))
             return statement, Placed(root, int(tree["offset"]), int(tree["length"]))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             raise self._broken("its statement is not of version 1") from None
 
     def _branch(self, placed: Placed) -> Branch:
@@ -129,7 +129,7 @@ class Certificate:
     def _children(self, placed: Placed) -> list[Branch] | list[Leaf]:
         """What stands below a node, once its hash is found to be right."""
         node, offset, length = placed
-        if offset < len(HEADER) or offset + length > self._blocks_end:
+        if offset < len(HEADER) or not 0 <= length <= self._blocks_end - offset:
             raise self._broken("a node points outside of the file")
         block = self._read(offset, length)
         self.block_bytes_read += length

@@ -281,13 +281,21 @@ def test_a_comparison_finds_damage_where_it_reads(tmp_path: Path) -> None:
         check(tmp_path / "old", [*leaves[:2500], *leaves[2501:]])
 
 
-def sealed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def sealed(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Changes the statement and seals it as if it had been written so."""
+
+    def changed(text: bytes) -> bytes:
+        document = json.loads(text)
+        change(document)
+        return json.dumps(document).encode()
+
+    sealed_text(path, changed)
+
+
+def sealed_text(path: Path, change: Callable[[bytes], bytes]) -> None:
     whole = path.read_bytes()
     (length,) = struct.unpack_from(">I", whole, len(whole) - 44)
-    document = json.loads(whole[-44 - length : -44])
-    change(document)
-    text = json.dumps(document).encode()
+    text = change(whole[-44 - length : -44])
     path.write_bytes(whole[: -44 - length] + text + struct.pack(">I32s", len(text), hashlib.sha256(text).digest()) + whole[-8:])
 
 
@@ -306,7 +314,9 @@ def sealed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
         lambda document: document["tree"].update(level=9999),
         lambda document: document["tree"].update(offset=0),
         lambda document: document["tree"].update(offset=1 << 70),
+        lambda document: document["tree"].update(offset=float("inf")),
         lambda document: document["tree"].update(length=1 << 40),
+        lambda document: document["tree"].update(length=-1),
         lambda document: document["tree"].update(length=None),
     ],
 )
@@ -316,6 +326,14 @@ def test_a_statement_that_its_tree_does_not_bear_out_is_found(tmp_path: Path, li
     verify_file(tmp_path / "c")
     sealed(tmp_path / "c", lie)
     with pytest.raises(CertificateBroken):
+        verify_file(tmp_path / "c")
+
+
+@pytest.mark.parametrize("text", [b"[" * 200_000, b'{"tree": ' * 200_000, b"9" * 5000, b"\xff", b"", b"null"])
+def test_a_statement_that_is_no_document_is_found(tmp_path: Path, text: bytes) -> None:
+    write(tmp_path / "c", numbered(40))
+    sealed_text(tmp_path / "c", lambda _: text)
+    with pytest.raises(CertificateBroken, match="its statement is not of version 1"):
         verify_file(tmp_path / "c")
 
 
