@@ -17,7 +17,7 @@ from cli import passes
 from cli.filters import filters_of, limits_of
 from cli.output import Output, printable
 from cli.session import Session
-from ledger.certificate import CertificateWriter, compare, read_statement
+from ledger.certificate import CertificateWriter, compare, verify_file
 from ledger.ledger import Ledger
 from ledger.rows import VerifiedLeaf
 from replication.certificate import Leaf
@@ -70,7 +70,7 @@ def check_files(options: argparse.Namespace, asked: PassInput) -> None:
     if new and new.exists() and old.exists() and new.samefile(old):
         raise UsageError("argument --against: is the file that --certificate would replace")
     try:
-        statement = read_statement(old)
+        statement = verify_file(old)
     except OSError as error:
         raise UsageError(f"argument --against: cannot be read: {str(old)!r} ({error.strerror})") from None
     if statement.route != asked.route:

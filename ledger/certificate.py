@@ -126,12 +126,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_statement(path: str | Path) -> Statement:
-    """The statement alone. Raises `CertificateBroken` if it or an end of the file is damaged."""
-    with Certificate(path) as certificate:
-        return certificate.statement
-
-
 def compare(old: str | Path, new: str | Path, *, limit: int = MAX_CHANGES) -> Comparison:
     """What changed from one certificate to another, up to `limit` keys of each kind. Reads the ranges that differ."""
     with Certificate(old) as before, Certificate(new) as after:

@@ -9,8 +9,10 @@
     end         length of the statement (4 bytes), its SHA-256 (32), "drayend" and a line feed
 
 Numbers are unsigned and big-endian. Whatever is read is checked against the hash above it and the statement against its
-own, so a changed byte is found when it is read, and by `verify_file` in any case. Someone who writes the whole file anew
-can state anything: what proves a certificate to others is its root, kept elsewhere.
+own, so a changed byte is found when it is read, and by `verify_file` in any case. The root binds the leaves, and by them the
+numbers of objects and bytes, as `verify_file` proves; nothing of the file binds the route, the time, the levels and the
+exceptions, which whoever seals it anew can change. What proves a certificate to others is the SHA-256 of the whole file, or of
+its leaves alone the root, kept elsewhere.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from temporalio.client import Client
 
+from tests.certificates import sealed
 from tests.cli.conftest import MakeSite, route
 from tests.cli.site import Ended, Site
 from tests.dss import Dss
@@ -367,6 +368,19 @@ async def test_what_no_certificate_can_be_made_of_is_said_before_anything_begins
     ):
         wrong = await site.starter("verify", "pair", *arguments)
         assert (wrong.code, wrong.stdout, len(wrong.problems)) == (2, "", 1), wrong
+
+
+async def test_a_certificate_that_states_other_numbers_than_its_leaves_have_is_refused(make_site: MakeSite, tmp_path: Path) -> None:
+    site, _, _ = await folders(make_site, tmp_path, [f"{number:05}" for number in range(1_500)])
+    path = site.folder / "c"
+    assert (await site.starter("verify", "pair", "--certificate", str(path))).code == 0
+    whole = path.read_bytes()
+    for lie in ({"objects": 2_000}, {"size_bytes": 7}):
+        path.write_bytes(whole)
+        sealed(path, lambda statement, lie=lie: statement.update(lie))  # type: ignore[misc]
+        refused = await site.starter("verify", "pair", "--against", str(path))
+        assert (refused.code, refused.stdout, len(refused.problems)) == (1, "", 1), lie
+        assert "its tree is not what it states" in refused.stderr
 
 
 async def test_a_certificate_of_another_route_is_refused(make_site: MakeSite, tmp_path: Path) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from random import Random
@@ -14,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger.certificate import CertificateWriter, check, compare, read_statement, verify_file
+from ledger.certificate import CertificateWriter, check, compare, verify_file
 from ledger.certificate_file import HEADER, Certificate
 from replication.certificate import Leaf, key_bytes, root_of
 from replication.errors import CertificateBroken
 from replication.statement import MAX_EXCEPTIONS, Comparison, Excepted, Statement
 from replication.tree_diff import Change
+from tests.certificates import sealed, sealed_text
 
 ODD_KEYS = ["", "\0", "\n", "a", "a\0", "a\n", "a\nb", "é", "\ud800", "\udcff", "\uffff", "\U00010000"]
 OBJECTS = st.dictionaries(
@@ -38,6 +36,11 @@ def write(path: Path, leaves: Iterable[Leaf]) -> Statement:
 
 def numbered(count: int) -> list[Leaf]:
     return [Leaf(f"data/part-{n:07d}", n, f"crc32c:{n:08x}") for n in range(count)]
+
+
+def read_statement(path: Path) -> Statement:
+    with Certificate(path) as certificate:
+        return certificate.statement
 
 
 def all_changes(found: Comparison) -> list[Change]:
@@ -279,24 +282,6 @@ def test_a_comparison_finds_damage_where_it_reads(tmp_path: Path) -> None:
         compare(tmp_path / "old", tmp_path / "new")
     with pytest.raises(CertificateBroken):
         check(tmp_path / "old", [*leaves[:2500], *leaves[2501:]])
-
-
-def sealed(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes the statement and seals it as if it had been written so."""
-
-    def changed(text: bytes) -> bytes:
-        document = json.loads(text)
-        change(document)
-        return json.dumps(document).encode()
-
-    sealed_text(path, changed)
-
-
-def sealed_text(path: Path, change: Callable[[bytes], bytes]) -> None:
-    whole = path.read_bytes()
-    (length,) = struct.unpack_from(">I", whole, len(whole) - 44)
-    text = change(whole[-44 - length : -44])
-    path.write_bytes(whole[: -44 - length] + text + struct.pack(">I32s", len(text), hashlib.sha256(text).digest()) + whole[-8:])
 
 
 @pytest.mark.parametrize(
