@@ -103,7 +103,7 @@ class Permits:
         """Objects at the destination of the route, up to `enough` of them."""
         location, listed = self._settings.route(route).destination, 0
         async for page in self._stores.get(location.store).list_objects(location.bucket, location.prefix):
-            listed += len(page)
+            listed += sum(not item.problem for item in page)
             if listed >= enough:
                 return Count(listed=listed, complete=False)
         return Count(listed=listed, complete=True)

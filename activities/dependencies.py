@@ -107,7 +107,10 @@ class Dependencies:
         found: list[Reference] = []
         async for page in source.store.list_objects(source.bucket, rule.siblings(source.key)):
             touch(0)
-            found += [Reference(item.key) for item in page if self._is_sibling(route, item.key)]
+            siblings = [item for item in page if self._is_sibling(route, item.key)]
+            if nameless := next((item for item in siblings if item.problem), None):
+                raise UnsatisfiableDependency(f"the sibling {nameless.key} never replicates: {nameless.problem}")
+            found += [Reference(item.key) for item in siblings]
             if len(found) > MAX_REFERENCES:
                 raise InvalidManifest(f"the marker has more than {MAX_REFERENCES} siblings")
         return tuple(found)
@@ -262,7 +265,7 @@ async def _listed(place: Place, keys: Sequence[str], touch: Touch) -> dict[str, 
     found: dict[str, ListedObject] = {}
     async for page in _pages(place, _shared(keys[0], keys[-1]), keys[0][:-1]):
         touch(0)
-        found.update((item.key, item) for item in page if item.key in wanted)
+        found.update((item.key, item) for item in page if item.key in wanted and not item.problem)
         if page and page[-1].key.encode() >= last:
             break
         pages_left -= 1

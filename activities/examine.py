@@ -58,6 +58,9 @@ class Verify(Common):
     def cost(self, listed: ListedObject, *, missing: bool) -> tuple[int, int]:
         return 2 * listed.version.size_bytes if self._asked.deep else 0, 2
 
+    def refused(self, key: str, source: ListedObject, error: ObjectError) -> Done:
+        return Done(findings=[(key, unreadable(error).document(self._route.name, key))]).count(differing=1)
+
     async def settle(self, key: str, source: ListedObject, *, missing: bool) -> Done:
         return await self._patiently(key, lambda: self._examined(key), "differing")
 

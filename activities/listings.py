@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
@@ -67,13 +68,13 @@ async def joined(
     """Batches of (key below the route's prefix, source, replica, receipt) of a range, in key order.
 
     Each page of a listing passes the gate. The destination is asked first: an object that comes into being meanwhile then
-    looks like one without a replica, never like a replica without a source. Raises whatever a listing raises; what came before
-    is right all the same.
+    looks like one without a replica, never like a replica without a source. What has no key is nobody's replica. Raises
+    whatever a listing raises; what came before is right all the same.
     """
     sides = [
-        Ahead(_listed(stores, gate, route.destination, prefix, keys, page_size)),
+        Ahead(_replicas(_listed(stores, gate, route.destination, prefix, keys, page_size))),
         Ahead(_listed(stores, gate, route.source, prefix, keys, page_size)),
-        Ahead(_receipts(ledger, route, prefix, keys)),
+        Ahead(_known(ledger, route, prefix, keys, time.time())),
     ]
     replica, source, receipt = (side.stream for side in sides)
     try:
@@ -105,12 +106,21 @@ async def _listed(
             return
 
 
-async def _receipts(ledger: Ledger, route: Route, prefix: str, keys: KeyRange) -> AsyncIterator[Page]:
+async def _replicas(pages: AsyncIterator[Page]) -> AsyncIterator[Page]:
+    async for names, entries in pages:
+        if any(entry.problem for entry in entries):
+            kept = [(name, entry) for name, entry in zip(names, entries, strict=True) if not entry.problem]
+            names, entries = [name for name, _ in kept], [entry for _, entry in kept]
+        yield names, entries
+
+
+async def _known(ledger: Ledger, route: Route, prefix: str, keys: KeyRange, began: float) -> AsyncIterator[Page]:
+    """Objects with a receipt, and those that were in the quarantine before the listings began."""
     cut, start = len(route.source.prefix), route.source.prefix + prefix
     after = max(route.source.prefix + keys.after if keys.after else "", _just_before(start))
     before = route.source.prefix + keys.up_to + "\0" if keys.up_to else None
     while True:
-        found, tokens = await ledger.tokens(route.name, after=after, before=before, limit=RECEIPTS_PER_PAGE)
+        found, tokens = await ledger.tokens(route.name, after=after, before=before, limit=RECEIPTS_PER_PAGE, rested_before=began)
         kept = [number for number, key in enumerate(found) if key.startswith(start)]
         if len(kept) == len(found):
             yield [key[cut:] for key in found] if cut else found, tokens

@@ -56,6 +56,10 @@ class Outcomes(Protocol):
 
     def told_extra(self, key: str) -> Done: ...
 
+    def refused(self, key: str, source: ListedObject, error: ObjectError) -> Done:
+        """An object that the listing alone shows not to be replicable."""
+        ...
+
     def cost(self, listed: ListedObject, *, missing: bool) -> tuple[int, int]:
         """Bytes and requests that looking at a key and settling it take."""
         ...
@@ -115,6 +119,9 @@ class Common:
         told = self._told(key, "delete" if delete else "keep", "source-deleted" if delete else "source-absent-deletes-ignored", 0)
         return told.count(deleted=1, requests=3) if delete else told
 
+    def refused(self, key: str, source: ListedObject, error: ObjectError) -> Done:
+        return self._told(key, "blocked", error.reason, source.version.size_bytes, message=str(error)).count(blocked=1)
+
     def _told(self, key: str, action: str, reason: str, size: int, **more: Any) -> Done:
         document = {"route": self._route.name, "key": key, "action": action, "reason": reason, "size_bytes": size, **more}
         return Done(findings=[(key, document)])
@@ -129,6 +136,9 @@ class Repair(Common):
 
     def by_tide(self, listed: ListedObject, *, missing: bool) -> bool:
         return missing and not self._paired and listed.version.size_bytes <= SMALL
+
+    def refused(self, key: str, source: ListedObject, error: ObjectError) -> Done:
+        return Done(quarantined=[quarantined(self._route.name, key, error)]).count(blocked=1)
 
     async def settle(self, key: str, source: ListedObject, *, missing: bool) -> Done:
         try:

@@ -22,7 +22,7 @@ from activities.turns import SMALL_AT_ONCE
 from ledger.ledger import Ledger
 from ledger.rows import PendingDeletion
 from replication.compare import ARCHIVES, compare
-from replication.errors import LedgerUnavailable, UnknownKind
+from replication.errors import KeyInvalid, LedgerUnavailable, UnknownKind
 from replication.globs import compile_globs
 from replication.merge import Row
 from replication.models import ListedObject
@@ -189,6 +189,10 @@ class Scan:
         key = self._route.source.prefix + below
         if verdict == "vanished":
             idle.forgotten.append((self._route.name, key))
+            idle.released.append((self._route.name, key))
+        elif verdict == "refused":
+            assert source is not None
+            idle.add(self._outcomes.refused(key, source, KeyInvalid(source.problem)))
         elif verdict == "extra" and self._asked.filters.by_object:
             return True
         elif self._asked.mode == "verify":

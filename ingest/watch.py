@@ -189,7 +189,7 @@ class WatchIngestor:
         location, store = self.route.source, self.stores.get(self.route.source.store)
         async for page in store.list_objects(location.bucket, location.prefix):
             for item in page:
-                if self.route.skip_reason(item.key) is None:
+                if not item.problem and self.route.skip_reason(item.key) is None:
                     await self._room(ended)
                     found = await asyncio.to_thread(self._look, str(self.folder / item.key))
                     if isinstance(found, Look):
@@ -213,7 +213,7 @@ class WatchIngestor:
         async for page in pages:
             for item in page:
                 key = self.route.source_key(item.key)
-                if self.route.skip_reason(key) is None:
+                if not item.problem and self.route.skip_reason(key) is None:
                     yield key
 
     async def _room(self, ended: asyncio.Event) -> None:

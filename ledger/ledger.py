@@ -72,10 +72,11 @@ class Ledger:
         return await self._read(queries.receipt_range, route, after, before, limit)
 
     async def tokens(
-        self, route: str, *, after: str = "", before: str | None = None, limit: int = 10_000
+        self, route: str, *, after: str = "", before: str | None = None, limit: int = 10_000, rested_before: float = 0.0
     ) -> tuple[list[str], list[tuple[str, str]]]:
-        """As `range`: only the keys, and what listings show of both versions of each."""
-        return await self._read(queries.token_range, route, after, before, limit)
+        """As `range`: only the keys, and what listings show of both versions of each. Objects without a receipt that have been in
+        the quarantine since before `rested_before` are among them, with ("", "")."""
+        return await self._read(queries.token_range, route, after, before, limit, rested_before)
 
     async def in_sync_count(self, route: str) -> int:
         """Receipts of objects that neither rest after a failure nor are about to be deleted."""

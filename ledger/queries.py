@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, func, select, union
@@ -11,6 +12,7 @@ from ledger.bulk import decode_key, encode_key
 from ledger.rows import Quarantined, Receipt
 from ledger.schema import pending_deletions, quarantine, receipts
 
+NO_TOKENS = ("", "")
 KEY, LOSSES = (list(receipts.columns.keys()).index(name) for name in ("key", "losses"))
 
 
@@ -19,13 +21,27 @@ def find_receipt(connection: Connection, route: str, key: str) -> Receipt | None
     return row if row is None else _receipt(row)
 
 
-def token_range(connection: Connection, route: str, after: str, before: str | None, limit: int) -> tuple[list[str], list[tuple[str, str]]]:
+def token_range(
+    connection: Connection, route: str, after: str, before: str | None, limit: int, rested_before: float
+) -> tuple[list[str], list[tuple[str, str]]]:
     columns = receipts.c.key, receipts.c.source_listed, receipts.c.destination_listed
     query = select(*columns).where(receipts.c.route == route, receipts.c.key > encode_key(after)).order_by(receipts.c.key).limit(limit)
     if before is not None:
         query = query.where(receipts.c.key < encode_key(before))
     rows = connection.execute(query).all()
-    return [decode_key(row[0]) for row in rows], [(row[1], row[2]) for row in rows]
+    if not (resting := _resting(connection, route, after, before, limit, rested_before)):
+        return [decode_key(row[0]) for row in rows], [(row[1], row[2]) for row in rows]
+    both = dict.fromkeys(resting, NO_TOKENS) | {row[0]: (row[1], row[2]) for row in rows}
+    keys = sorted(both)[:limit]
+    return [decode_key(key) for key in keys], [both[key] for key in keys]
+
+
+def _resting(connection: Connection, route: str, after: str, before: str | None, limit: int, rested_before: float) -> Sequence[bytes]:
+    query = select(quarantine.c.key).where(quarantine.c.route == route, quarantine.c.key > encode_key(after))
+    query = query.where(quarantine.c.last_at < rested_before).order_by(quarantine.c.key).limit(limit)
+    if before is not None:
+        query = query.where(quarantine.c.key < encode_key(before))
+    return connection.execute(query).scalars().all()
 
 
 def receipt_range(connection: Connection, route: str, after: str, before: str | None, limit: int) -> list[Receipt]:

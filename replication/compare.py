@@ -11,10 +11,10 @@ from typing import Literal
 from replication.models import ListedObject, Version
 from replication.verify import listed_equal
 
-Verdict = Literal["equal", "adopt", "missing", "look", "extra", "vanished"]
+Verdict = Literal["equal", "adopt", "missing", "look", "refused", "extra", "vanished"]
 """`equal`: a receipt for exactly these two versions. `adopt`: the listings prove equal content, no receipt says so yet.
-`missing`: no replica. `look`: only a closer look can tell. `extra`: a replica without a source. `vanished`: a receipt of an
-object that neither side has any more."""
+`missing`: no replica. `look`: only a closer look can tell. `refused`: the source holds what has no key. `extra`: a replica
+without a source. `vanished`: the ledger knows an object that neither side has any more."""
 
 ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Storage classes whose objects may have to be restored first; a listing does not tell whether they are."""
@@ -42,6 +42,8 @@ def compare(
     """`receipt` is the pair of listing tokens that were last known to be equal. Never raises."""
     if source is None:
         return "extra" if replica is not None else "vanished"
+    if source.problem:
+        return "refused"
     if replica is None:
         return "look" if source.storage_class in ARCHIVES else "missing"
     if receipt is None:

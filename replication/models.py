@@ -82,12 +82,16 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """One object as a listing shows it: less than a HEAD does, and cheap."""
+    """One object as a listing shows it: less than a HEAD does, and cheap.
+
+    With a `problem` it has no key, and no call of the store can name it: `key` says in escaped form what stands there.
+    """
 
     key: str
     version: Version
     checksums: Checksums = field(default_factory=Checksums)
     storage_class: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ class Filters(Payload):
 
     def admits(self, source: ListedObject) -> bool:
         """Whether an object of the source, as its listing shows it, is asked for. Key patterns are matched elsewhere."""
+        if source.problem and source.key.endswith("/"):
+            return True  # a directory: its own size and time say nothing of what it holds
         version = source.version
         if self.min_size is not None and version.size_bytes < self.min_size:
             return False

@@ -61,7 +61,8 @@ class Store(ABC):
         self, bucket: str, prefix: str = "", *, start_after: str = "", page_size: int = 1000
     ) -> AsyncIterator[Sequence[ListedObject]]:
         """Pages of the keys under `prefix` that are greater than `start_after`, in UTF-8 byte order, without
-        duplicates and without reserved names. Raises `ServerFault` when the store breaks that order."""
+        duplicates and without reserved names. What a file system names with bytes that are no key comes escaped, in the
+        place of that text, with a `problem`. Raises `ServerFault` when the store breaks that order."""
 
     @abstractmethod
     def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AbstractAsyncContextManager[Chunks]:

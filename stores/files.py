@@ -288,7 +288,9 @@ class FileStore(Store):
             for found in walk(bucket_fd, prefix, start_after):
                 file = status(found.folder, found.name)
                 if file is not None and stat.S_ISREG(file.st_mode):
-                    yield ListedObject(found.key, version_of(file))
+                    yield ListedObject(found.key, version_of(file), problem=found.problem)
+                elif file is not None and found.problem and stat.S_ISDIR(file.st_mode):
+                    yield ListedObject(found.key, Version(0), problem=found.problem)
 
     def _uploads(self, bucket: str, prefix: str) -> Generator[OpenUpload, None, None]:
         with mapped(prefix), bucket_directory(self._root, bucket) as bucket_fd:

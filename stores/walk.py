@@ -13,27 +13,38 @@ from stores.beneath import is_absent, name_problem, open_directory
 log = logging.getLogger(__name__)
 
 
+NO_KEY = "the name is not UTF-8"
+NO_KEY_BELOW = "the name of this directory is not UTF-8: nothing below it is looked at"
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A directory entry that is no directory: its key, and where to look at it. `folder` is open until the next one."""
+    """A directory entry that is no directory: its key, and where to look at it. `folder` is open until the next one.
+
+    With a `problem` the name is no key: `key` is the escaped name, and ends in "/" for a directory, which is not entered.
+    """
 
     key: str
     folder: int
     name: bytes
+    problem: str = ""
 
 
 @dataclass(slots=True)
 class _Level:
+    """`foreign` are the names as they are of those in `names` that are escaped."""
+
     folder: int
     path: str
     names: Iterator[str]
+    foreign: dict[str, bytes]
 
 
 def walk(bucket: int, prefix: str, start_after: str = "", *, ours: bool = False) -> Iterator[Found]:
     """Every file whose key starts with `prefix` and is greater than `start_after`, in order; links are not followed.
 
     With `ours`, this product's temporary files in any directory that may hold such keys instead. Names that are not
-    UTF-8 are no keys: they are counted in the log. A directory that cannot be read raises, for a listing that is cut
+    UTF-8 are no keys: they come escaped (`bad\\xff`), with a problem. A directory that cannot be read raises, for a listing that is cut
     short looks like absence; one that is gone meanwhile is empty."""
     levels = list(_enter(bucket, prefix, start_after, ours))
     try:
@@ -42,6 +53,8 @@ def walk(bucket: int, prefix: str, start_after: str = "", *, ours: bool = False)
             name = next(level.names, None)
             if name is None:
                 os.close(levels.pop().folder)
+            elif name in level.foreign:
+                yield Found(level.path + name, level.folder, level.foreign[name], NO_KEY_BELOW if name.endswith("/") else NO_KEY)
             elif name.endswith("/"):
                 levels += _descend(level, name, prefix, start_after, ours)
             else:
@@ -71,32 +84,37 @@ def _open(above: int, parts: list[bytes], path: str, prefix: str, start_after: s
             return
         raise
     try:
-        names = _names(folder, path, prefix, start_after, ours)
+        names, foreign = _names(folder, path, prefix, start_after, ours)
     except BaseException:
         os.close(folder)
         raise
-    yield _Level(folder, path, iter(names))
+    yield _Level(folder, path, iter(names), foreign)
 
 
-def _names(folder: int, path: str, prefix: str, start_after: str, ours: bool) -> list[str]:
-    """The entries of one directory that matter, subdirectories with a final "/", in order (code points: UTF-8 order)."""
-    names, foreign = [], 0
+def _names(folder: int, path: str, prefix: str, start_after: str, ours: bool) -> tuple[list[str], dict[str, bytes]]:
+    """The entries of one directory that matter, subdirectories with a final "/", in order (code points: UTF-8 order); and
+    which of them are escaped."""
+    names, foreign, count = [], {}, 0
     with os.scandir(folder) as entries:
         for entry in entries:
-            text = os.fsencode(entry.name)
+            text, is_folder = os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)
             try:
                 name = text.decode()
             except UnicodeDecodeError:
-                foreign += 1
+                count += 1
+                name = text.decode("utf-8", "backslashreplace") + "/" * is_folder
+                if not ours and _is_wanted(path + name, prefix, start_after) and not name.startswith(RESERVED_NAME):
+                    foreign[name] = text
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if is_folder:
                 if _may_hold(f"{path}{name}/", prefix, start_after) and not name.startswith(RESERVED_NAME):
                     names.append(name + "/")
             elif ours == name.startswith(RESERVED_NAME) and (ours or _is_wanted(path + name, prefix, start_after)):
                 names.append(name)
-    if foreign:
-        log.warning("%d names in %r are not UTF-8 and cannot be keys", foreign, path)
-    return sorted(names)
+    if count:
+        log.warning("%d names in %r are not UTF-8 and cannot be keys", count, path)
+        foreign = {name: foreign[name] for name in foreign.keys() - set(names)}  # what has such a name stays what it is
+    return sorted([*names, *foreign]), foreign
 
 
 def _is_wanted(key: str, prefix: str, start_after: str) -> bool:

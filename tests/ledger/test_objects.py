@@ -54,6 +54,20 @@ async def test_a_range_is_in_the_order_of_bytes_and_leaves_its_ends_out(ledger: 
     assert await ledger.tokens("r", after="ab", before="a") == ([], [])
 
 
+async def test_what_rested_before_a_moment_stands_among_the_receipts(ledger: Ledger) -> None:
+    await ledger.record(receipts=[Receipt("r", key, "v", "d", "s", "t") for key in ("b", "d")])
+    await ledger.record(quarantined=[Quarantined(route="r", key=key, reason="x", message="", next_step="") for key in ("a", "b", "c", "e")])
+    began = 13.0  # the clock of the tests says 12.5
+    seen: list[tuple[str, tuple[str, str]]] = []
+    while True:
+        keys, tokens = await ledger.tokens("r", after=seen[-1][0] if seen else "", before="e", limit=2, rested_before=began)
+        if not keys:
+            break
+        seen += zip(keys, tokens, strict=True)
+    assert seen == [("a", ("", "")), ("b", ("s", "t")), ("c", ("", "")), ("d", ("s", "t"))]
+    assert await ledger.tokens("r", rested_before=began - 1) == (["b", "d"], [("s", "t")] * 2)
+
+
 async def test_forgotten_receipts_are_gone(ledger: Ledger) -> None:
     await ledger.record(receipts=[Receipt("r", key, "v", "d") for key in "abc"])
     await ledger.record(forgotten=[("r", "a"), ("r", "c"), ("r", "never"), ("other", "b")])

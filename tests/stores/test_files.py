@@ -309,10 +309,30 @@ async def test_a_failed_write_removes_the_directories_that_it_made(store: FileSt
     assert everything(root) == ["bucket", "bucket/there"]
 
 
-async def test_names_that_are_not_utf8_are_passed_over_and_counted(store: FileStore, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_names_that_are_not_utf8_are_listed_escaped_and_with_a_problem(store: FileStore, root: Path) -> None:
+    bucket = os.fsencode(root / "bucket")
+    (root / "bucket" / "bay").write_bytes(b"x")
     (root / "bucket" / "good").write_bytes(b"x")
+    change(bucket + b"/bad\xfe", b"three")
+    change(bucket + b"/.drayage.\xfe", b"ours")
+    os.symlink(b"good", bucket + b"/link\xfe")
+    os.mkdir(bucket + b"/deep\xff")
+    change(bucket + b"/deep\xff/below", b"")
+    listed = [entry async for page in store.list_objects("bucket", page_size=2) for entry in page]
+    assert [(entry.key, entry.version.size_bytes, bool(entry.problem)) for entry in listed] == [
+        ("bad\\xfe", 5, True), ("bay", 1, False), ("deep\\xff/", 0, True), ("good", 1, False),
+    ]  # fmt: skip
+    assert await keys(store, "bad") == ["bad\\xfe"]
+    assert [entry.key async for page in store.list_objects("bucket", start_after="bay") for entry in page] == ["deep\\xff/", "good"]
+
+
+async def test_a_name_that_reads_like_an_escaped_one_stays_what_it_is(
+    store: FileStore, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (root / "bucket" / "bad\\xfe").write_bytes(b"real")
     change(os.fsencode(root / "bucket") + b"/bad\xfe", b"")
-    assert await keys(store) == ["good"]
+    ((entry,),) = [page async for page in store.list_objects("bucket")]
+    assert (entry.key, entry.version.size_bytes, entry.problem) == ("bad\\xfe", 4, "")
     assert "1 names" in caplog.text
 
 
