@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, make_url, select
 from sqlalchemy.exc import OperationalError
 
 from ledger.schema import HEAD, alembic_version, metadata
@@ -22,6 +22,8 @@ LOCKED_S = 30
 CONNECTIONS = 4
 """The most connections of one process, and the threads that use them."""
 ATTEMPTS = 5
+MOST_WORDS = 300
+"""Characters of a driver's message that are told."""
 DEADLOCK = "40P01"
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -47,6 +49,21 @@ def open_engine(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def place_of(url: str) -> str:
+    """Where the database is, for people: a path, or host and name; nobody's name or password."""
+    parts = make_url(url)
+    if parts.get_backend_name() == "sqlite":
+        return str(Path(parts.database or "").absolute())
+    host = parts.host or parts.query.get("host") or "the local server"
+    return f"{host}:{parts.port}/{parts.database}" if parts.port else f"{host}/{parts.database}"
+
+
+def words_of(error: Exception) -> str:
+    """What the driver says, in one line; SQLAlchemy would add the statement and its values."""
+    told = getattr(error, "orig", None) or (error if isinstance(error, OSError) else None)
+    return " ".join(str(told).split())[:MOST_WORDS] if told is not None else type(error).__name__
 
 
 def writing(engine: Engine) -> Engine:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import audit, budgets, leaves, passes, queries
 from ledger.batch import Batch, Place, write
-from ledger.engine import CONNECTIONS, migrate, open_engine, transact
+from ledger.engine import CONNECTIONS, migrate, open_engine, place_of, transact, words_of
 from ledger.group import GroupCommit, is_away
 from ledger.rows import AuditEntry, BudgetUser, ChainReport, Finding, PassRecord, PendingDeletion, Quarantined, Receipt, VerifiedLeaf
 from replication.errors import LedgerUnavailable
@@ -252,7 +252,7 @@ class Ledger:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
         except (SQLAlchemyError, OSError) as error:
-            raise LedgerUnavailable(f"the ledger does not answer: {type(error).__name__}") from error
+            raise LedgerUnavailable(f"the ledger does not answer: {place_of(self._url)}: {words_of(error)}") from error
 
 
 def _open(url: str) -> Engine:

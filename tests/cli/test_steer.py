@@ -101,7 +101,8 @@ async def test_retry_without_its_ledger_does_the_rest_and_says_so(make_site: Mak
     ended = await lane.starter("retry", json=False)
 
     assert (ended.code, ended.stdout) == (3, f"0 objects of route {lane.name} are looked at again\n")
-    assert ended.problems == ["the quarantine cannot be read: the ledger does not answer: OperationalError"]
+    cause = "the ledger does not answer: /nowhere/at/all/drayage.db: unable to open database file"
+    assert ended.problems == [f"the quarantine cannot be read: {cause}"]
 
 
 async def test_an_open_object_is_held_and_let_go_on(site: Site, new_key: PutKey, no_key: str) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
+from embedded.ports import free_port
 from ledger.ledger import Ledger
 from ledger.rows import AuditEntry, Quarantined, Receipt
 from replication.errors import LedgerUnavailable
@@ -119,8 +121,39 @@ async def test_calls_that_share_a_transaction_count_in_their_order(ledger: Ledge
 
 async def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path}/no/such/folder/ledger.db")
-    with pytest.raises(LedgerUnavailable, match="does not answer"):
+    with pytest.raises(LedgerUnavailable) as missing:
         await ledger.find("r", "k")
+    assert str(missing.value) == f"the ledger does not answer: {tmp_path}/no/such/folder/ledger.db: unable to open database file"
     with pytest.raises(LedgerUnavailable):
         await ledger.record(audit=[AuditEntry("r", "k", "copied")])
+    await ledger.close()
+
+
+async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_bytes(b"garbage" * 1000)
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    with pytest.raises(LedgerUnavailable) as garbage:
+        await ledger.migrate()
+    assert str(garbage.value) == f"the ledger does not answer: {tmp_path}/ledger.db: file is not a database"
+    await ledger.close()
+
+
+@pytest.mark.parametrize("query", ["", "?password=secret"])
+async def test_a_server_that_refuses_is_named_and_no_password_is(query: str) -> None:
+    port = free_port()
+    ledger = Ledger(f"postgresql://me:secret@127.0.0.1:{port}/drayage{query}")
+    with pytest.raises(LedgerUnavailable) as refused:
+        await ledger.migrate()
+    told = str(refused.value)
+    assert told.startswith(f"the ledger does not answer: 127.0.0.1:{port}/drayage: connection failed: ")
+    assert "refused" in told
+    assert "secret" not in told
+    assert len(told.splitlines()) == 1
+    await ledger.close()
+
+
+async def test_a_server_without_the_database_is_named(postgres: str) -> None:
+    ledger = Ledger(make_url(postgres).set(database="nowhere").render_as_string(hide_password=False))
+    with pytest.raises(LedgerUnavailable, match=r'/nowhere: connection failed: .*database "nowhere" does not exist$'):
+        await ledger.migrate()
     await ledger.close()
