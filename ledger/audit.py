@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Select, select
@@ -99,6 +101,23 @@ def verify(connection: Connection, route: str, kept: bytes | None) -> ChainRepor
     """Reads a whole chain, a page at a time, as it stood at one moment. A `kept` head must be the hash of an entry."""
     if is_postgres(connection):
         connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        return _read_through(connection, route, kept)
+    with _text_of_any_bytes(connection):
+        return _read_through(connection, route, kept)
+
+
+@contextmanager
+def _text_of_any_bytes(connection: Connection) -> Iterator[None]:
+    """SQLite takes text of no encoding, at which reading would end: what is none becomes lone surrogates, which nobody wrote."""
+    driver: Any = connection.connection.dbapi_connection
+    driver.text_factory = partial(bytes.decode, errors="surrogateescape")
+    try:
+        yield
+    finally:
+        driver.text_factory = str
+
+
+def _read_through(connection: Connection, route: str, kept: bytes | None) -> ChainReport:
     head = connection.execute(select(chains.c.sequence, chains.c.hash).where(chains.c.route == route)).one_or_none()
     query: Select[Any] = select(audit).where(audit.c.route == route).order_by(audit.c.sequence)
     length, end = (head.sequence, head.hash) if head else (0, b"")

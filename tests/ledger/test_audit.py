@@ -100,7 +100,16 @@ async def test_a_key_of_no_encoding_is_found(ledger: Ledger, url: str) -> None:
     assert await changed_by(ledger, url, f"UPDATE audit SET key = {value} WHERE sequence = 5") == (False, 5, 4)  # noqa: S608
 
 
-ODD = ["key = 'a'", "key = 1e15", "action = x'01'", "at = 9e999", "at = 'x'", "hash = 'a'", "hash = 1000000000000"]
+ODD = [
+    "key = 'a'",
+    "key = 1e15",
+    "action = x'01'",
+    "action = CAST(x'ff' AS TEXT)",
+    "at = 9e999",
+    "at = 'x'",
+    "hash = 'a'",
+    "hash = 1000000000000",
+]
 
 
 @pytest.mark.parametrize("change", ODD)
@@ -116,7 +125,7 @@ async def test_an_entry_whose_number_is_none_is_found(ledger: Ledger, url: str, 
     assert await changed_by(ledger, url, statement) == (False, sequence, sequence - 1)
 
 
-@pytest.mark.parametrize("change", ["sequence = 'x'", "sequence = 9.5", "hash = 'x'", "hash = 1000000000000"])
+@pytest.mark.parametrize("change", ["sequence = 'x'", "sequence = 9.5", "hash = 'x'", "hash = CAST(x'ff' AS TEXT)", "hash = 1000000000000"])
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 async def test_an_end_of_values_that_none_can_have_is_found(ledger: Ledger, url: str, change: str) -> None:
     assert await changed_by(ledger, url, f"UPDATE chains SET {change}") == (False, 1, 0)  # noqa: S608
