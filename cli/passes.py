@@ -17,9 +17,10 @@ from cli.live import with_open_partitions
 from cli.output import Output, printable
 from cli.session import DIFFERS, DONE, UNREACHABLE, Session
 from cli.sync_view import View
+from cli.unsettled import unsettled
 from ledger.ledger import Ledger
 from ledger.rows import Finding
-from replication.errors import BY_REASON, Transient, Unavailable
+from replication.errors import BY_REASON, LedgerUnavailable, Transient, Unavailable
 from replication.ids import pass_workflow_id
 from replication.passes import PassInput, PassProgress, PassResult
 from replication.prices import estimate
@@ -92,12 +93,26 @@ async def run(session: Session, asked: PassInput, *, wait: bool, closing: Closin
             ended = await follow(client, handle, view.show)
     except WorkflowFailureError as error:
         return _failed(output, asked, error)
+    if isinstance(ended, PassResult) and ended.mode == "repair":
+        ended = await _with_unsettled(session, ended)
     differs = isinstance(ended, PassResult) and await _close(session, ended, closing)
     tell_end(output, ended, _cost(session, ended))
     if isinstance(ended, PassProgress):
         return DIFFERS
     differs = differs or (ended.mode == "verify" and ended.counters.differing + ended.counters.extra > 0)
     return DIFFERS if differs else ENDED.get(ended.state, DIFFERS)
+
+
+async def _with_unsettled(session: Session, ended: PassResult) -> PassResult:
+    try:
+        async with session.ledger() as ledger:
+            lines = await unsettled(
+                ledger, ended.pass_id, ended.mode, ended.counters, lambda state: f"`report {ended.route} --state {state}`"
+            )
+    except LedgerUnavailable as error:
+        session.output.note(f"the ledger cannot be read: {error}")
+        return ended
+    return ended.model_copy(update={"notes": [*ended.notes, *lines]})
 
 
 async def _close(session: Session, ended: PassResult, closing: Closing | None) -> bool:
@@ -135,6 +150,8 @@ def tell_end(output: Output, ended: PassResult | PassProgress, cost: Mapping[str
     dry = ended.mode == "plan"
     told = examined(counters) if ended.mode == "verify" else f"{counted(counters, dry=dry)}; {moved(counters, dry=dry)}"
     output.line(f"{ended.state}: {told}" + (f" in {seconds:.1f} s" if seconds is not None else ""))
+    for note in ended.notes if isinstance(ended, PassResult) else ():
+        output.line(f"  {printable(note)}")
     if cost:
         output.line("estimated cost: " + ", ".join(f"{price:.2f} at the {side}" for side, price in cost.items()))
     if isinstance(ended, PassProgress) and ended.held:

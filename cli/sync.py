@@ -9,10 +9,12 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
 import signal
+import sys
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +26,20 @@ from cli.filters import filters_of, limits_of
 from cli.live import with_open_partitions
 from cli.output import Output, printable
 from cli.session import INTERRUPTED
-from cli.sync_engine import Engine
+from cli.sync_engine import ROOT, Engine
 from cli.sync_pass import Ending, Handle, OpenPass
 from cli.sync_state import State, configuration, pair_id, state_home
 from cli.sync_urls import Place, check_pair, parse_place, short_url
 from cli.sync_view import View, tell
-from replication.errors import UsageError
+from cli.unsettled import unsettled
+from ledger.ledger import Ledger
+from replication.errors import LedgerUnavailable, UsageError
 from replication.passes import PassInput, PassProgress
 from replication.secrets import resolve_secret
 from replication.settings import TemporalSettings, parse_settings
 from workflows.client import leave
 
+STARTER = ROOT / "starter.py"
 LIVE_S = 0.5
 QUIET_S = 1.0
 SECRETS = ("access_key_id", "secret_access_key", "session_token")
@@ -135,6 +140,7 @@ async def run(request: Request, environ: Mapping[str, str], output: Output) -> i
         if ending.state == "done" and not ending.progress.counters.waiting and request.deletes is None:
             # With deletions on, the count of those made lately stays, so that the next run cannot make as many again.
             request.state.forget_workflows()
+    ending = replace(ending, notes=(*ending.notes, *await _unsettled(request.state, ending.progress, output)))
     tell(output, ending, short_url(request.source), short_url(request.destination))
     _advise(output, ending)
     return ending.code
@@ -195,6 +201,23 @@ async def _approve(handle: Handle, progress: PassProgress, output: Output) -> No
         return
     with suppress(RPCError, WorkflowUpdateFailedError):  # it ended before it could hear that
         await handle.execute_update("approve")
+
+
+async def _unsettled(state: State, progress: PassProgress, output: Output) -> list[str]:
+    def listing(resting: str) -> str:
+        told = ["report", state.name, "--state", resting, "--config", str(state.config.absolute())]
+        return shlex.join([sys.executable, str(STARTER), *told])
+
+    if not progress.pass_id:
+        return []
+    ledger = Ledger(state.ledger_url)
+    try:
+        return await unsettled(ledger, progress.pass_id, progress.mode, progress.counters, listing)
+    except LedgerUnavailable as error:
+        output.note(f"the ledger cannot be read: {error}")
+        return []
+    finally:
+        await ledger.close()
 
 
 def _make_folders(request: Request) -> None:

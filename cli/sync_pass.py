@@ -173,7 +173,8 @@ async def _ended(ending: asyncio.Task[PassResult], progress: PassProgress, secon
     except RPCError:
         check()
         raise
-    counted = progress.model_copy(update={"route": result.route, "mode": result.mode, "counters": result.counters, "state": result.state})
+    last = {name: getattr(result, name) for name in ("route", "mode", "pass_id", "counters", "state")}
+    counted = progress.model_copy(update=last)
     return Ending(
         exit_code(result.state, result.reason), result.state, counted, result.seconds or seconds, result.reason, tuple(result.notes)
     )

@@ -51,13 +51,21 @@ class State:
         self.config = self.folder / "drayage.yaml"
         self.database = self.folder / ("dry-run.db" if dry else "temporal.db")
         """Of its own for dry runs: no worker of theirs may go on with an interrupted pass that writes."""
+        self.ledger = self.folder / "ledger.db"
         self.worker_log = self.folder / "worker.log"
         self.nothing = self.folder / "nothing"
         """An empty folder: the destination of a dry run into a folder that is not there yet."""
 
+    @property
+    def ledger_url(self) -> str:
+        """Of the whole path: commands that are given the configuration run anywhere."""
+        return f"sqlite:///{self.ledger.absolute()}"
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Raises `UsageError` while another process is inside. The lock ends with its process, however that ends."""
+        if "?" in str(self.folder):
+            raise UsageError(f"{self.folder}: a '?' cannot stand in the URL of a ledger (XDG_STATE_HOME says where states are kept)")
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = (self.folder / "lock").open("a+")
@@ -105,7 +113,7 @@ def configuration(
         route["deletes"] = dict(deletes)
     return {
         "temporal": {"address": address},
-        "ledger": "sqlite:///ledger.db",
+        "ledger": state.ledger_url,
         "stores": {"source": source.store, "destination": destination.store},
         "routes": [route],
         "worker": {

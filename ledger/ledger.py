@@ -127,8 +127,11 @@ class Ledger:
             log.error("not in the audit chain: %s: %s", reason, entry)
         self._owed = []
 
-    async def quarantine(self, route: str, *, reason: str | None = None, after: str = "", limit: int = 1000) -> list[Quarantined]:
-        return await self._read(queries.quarantined, route, reason, after, limit)
+    async def quarantine(
+        self, route: str, *, reason: str | None = None, since: float = 0.0, after: str = "", limit: int = 1000
+    ) -> list[Quarantined]:
+        """Those that were last put there at `since` or later."""
+        return await self._read(queries.quarantined, route, reason, since, after, limit)
 
     async def find_quarantined(self, route: str, key: str) -> Quarantined | None:
         return await self._read(queries.find_quarantined, route, key)

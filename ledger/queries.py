@@ -69,8 +69,8 @@ def in_sync_count(connection: Connection, route: str) -> int:
     return connection.execute(every).scalar_one() - connection.execute(known).scalar_one()
 
 
-def quarantined(connection: Connection, route: str, reason: str | None, after: str, limit: int) -> list[Quarantined]:
-    query = select(quarantine).where(quarantine.c.route == route, quarantine.c.key > encode_key(after))
+def quarantined(connection: Connection, route: str, reason: str | None, since: float, after: str, limit: int) -> list[Quarantined]:
+    query = select(quarantine).where(quarantine.c.route == route, quarantine.c.key > encode_key(after), quarantine.c.last_at >= since)
     if reason is not None:
         query = query.where(quarantine.c.reason == reason)
     rows = connection.execute(query.order_by(quarantine.c.key).limit(limit))

@@ -183,7 +183,7 @@ class PassProgress(Payload):
 
 
 class PassResult(Payload):
-    """How a pass ended. At most 20 notes."""
+    """How a pass ended."""
 
     route: str
     mode: Mode = "repair"

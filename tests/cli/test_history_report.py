@@ -5,12 +5,14 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import route
 from tests.cli.lane import Lane, make_lane
 from tests.cli.site import Site
-from tests.e2e.sides import S3Side
+from tests.e2e.sides import FileSide, S3Side
 
 MakeSite = Callable[..., Site]
 
@@ -161,3 +163,17 @@ async def test_a_ledger_that_cannot_be_reached_is_told_and_the_rest_as_well(make
     for arguments in (["history", key], ["history", "--check"], ["report"], ["undo"]):
         ended = await lane.starter(*arguments)
         assert (ended.code, ended.stdout, len(ended.problems)) == (3, "", 1), arguments
+
+
+async def test_reconcile_names_what_could_not_be_settled(make_site: MakeSite, tmp_path: Path) -> None:
+    here, there = FileSide("here", tmp_path / "a"), FileSide("there", tmp_path / "b")
+    here.put("in/good", b"good")
+    here.put("in/bad\udcff\n", b"bad")
+    stores = {"here": here.settings(), "there": there.settings()}
+    site = make_site(stores=stores, routes=[route("pair", here, "there", there.bucket)])
+    await site.worker()
+    told = await site.starter("reconcile", "pair", "--wait", "--json")
+    text = await site.starter("reconcile", "pair", "--wait")
+    assert (told.code, text.code) == (1, 1)
+    assert told.document["notes"] == ["in/bad\\xff\\n: key-invalid: the name is not UTF-8"]
+    assert text.stdout.splitlines()[-1] == "  in/bad\\xff\\n: key-invalid: the name is not UTF-8"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
 import signal
+import subprocess
 from pathlib import Path
 
 from tests.cli.site import Site
@@ -38,6 +41,32 @@ async def test_ctrl_c_stops_and_running_again_goes_on(tmp_path: Path) -> None:
     rest = await site.starter("sync", str(source), str(destination), "--json", XDG_STATE_HOME=state["XDG_STATE_HOME"])
     assert rest.code == 0, rest.stderr
     assert contents(destination) == contents(source)
+
+
+async def test_objects_that_could_not_be_settled_are_named_at_the_end(tmp_path: Path) -> None:
+    source, destination, site = folders(tmp_path, 3)
+    for number in range(22):
+        await asyncio.to_thread(bad_file, source, b"bad\xff%02d" % number)
+    told = await site.starter("sync", str(source), str(destination), "--json", XDG_STATE_HOME=str(tmp_path / "state"))
+    assert (told.code, told.document["state"], told.document["copied"], told.document["failed"]) == (1, "incomplete", 3, 22)
+    *named, more = told.document["notes"]
+    assert named == [f"bad\\xff{number:02d}: key-invalid: the name is not UTF-8" for number in range(20)]
+    first, _, command = more.partition(": ")
+    assert first == "and 2 more"
+    listed = await asyncio.to_thread(subprocess.run, shlex.split(command), cwd="/", capture_output=True, text=True, check=True)
+    assert [line.split()[:2] for line in listed.stdout.splitlines()] == [["blocked", f"bad\\xff{number:02d}"] for number in range(22)]
+
+    for number in range(21):
+        await asyncio.to_thread(os.unlink, os.fsencode(source) + b"/bad\xff%02d" % number)
+    text = await site.starter("sync", str(source), str(destination), XDG_STATE_HOME=str(tmp_path / "state"))
+    assert text.code == 1
+    assert text.stdout.splitlines()[-1] == "  bad\\xff21: key-invalid: the name is not UTF-8"
+    assert len(text.stdout.splitlines()) == 3
+
+
+def bad_file(folder: Path, name: bytes) -> None:
+    with open(os.fsencode(folder) + b"/" + name, "wb") as file:
+        file.write(b"bytes")
 
 
 def folders(tmp_path: Path, count: int) -> tuple[Path, Path, Site]:
