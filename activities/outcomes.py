@@ -22,15 +22,17 @@ from replication.errors import (
     LedgerUnavailable,
     NoSpace,
     ObjectError,
+    Refused,
     RouteUnknown,
     SourceArchived,
     Throttled,
     Transient,
 )
 from replication.models import ListedObject, ReplicateObjectResult, SettleInput, Settlement
+from replication.parts import check_size
 from replication.passes import COUNTED, ScanInput, arrived_bytes
 from replication.routes import Route
-from stores.observe import observe
+from stores.observe import observe, places
 from stores.registry import Stores
 
 TRIES = 5
@@ -112,6 +114,12 @@ class Common:
 
     def planned_copy(self, key: str, source: ListedObject) -> Done:
         size = source.version.size_bytes
+        try:
+            for place in places(self._route, key, self._stores):
+                place.store.check_key(place.key)
+            check_size(size, self._stores.get(self._route.destination.store).limits)
+        except Refused as error:
+            return self.refused(key, source, error)
         return self._told(key, "copy", "replica-absent", size).count(copied=1, bytes_copied=size, requests=2)
 
     def told_extra(self, key: str) -> Done:

@@ -44,6 +44,12 @@ class PartPlan:
         return -(-self.part_count // self.run_length)
 
 
+def check_size(size: int, limits: Limits) -> None:
+    """Raises `ObjectTooLarge` for what a destination of these limits cannot hold, in whatever parts."""
+    if size > limits.max_object_size:
+        raise ObjectTooLarge(f"the object has {size} bytes, the destination holds at most {limits.max_object_size}")
+
+
 def plan_parts(
     size: int,
     *,
@@ -61,8 +67,7 @@ def plan_parts(
     `concurrency` runs are in flight at once, each with `streams` parts.
     """
     limits = destination_limits
-    if size > limits.max_object_size:
-        raise ObjectTooLarge(f"the object has {size} bytes, the destination holds at most {limits.max_object_size}")
+    check_size(size, limits)
     if size <= _one_shot_limit(limits, one_shot_max, server_side=server_side):
         return PartPlan("object")
     chosen = choose_part_size(size, limits, part_size)

@@ -18,6 +18,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
 from replication.errors import NotSupported, ObjectNotFound, SourceChanged
+from replication.keys import check_key
 from replication.limits import Capabilities, Limits
 from replication.models import (
     Attributes,
@@ -41,6 +42,10 @@ class Store(ABC):
     identity: str
     """Two stores of equal identity are one endpoint with one set of credentials: server-side copies work between them."""
     limits: Limits
+
+    def check_key(self, key: str) -> None:
+        """Raises `KeyInvalid`, or `KeyUnrepresentable` for a key that this kind of store cannot hold. Asks nobody."""
+        check_key(key)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

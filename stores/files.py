@@ -91,6 +91,9 @@ class FileStore(Store):
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
+    def check_key(self, key: str) -> None:
+        split_key(key)
+
     async def probe(self, bucket: str, *, writable: bool) -> Capabilities:
         if writable:
             self._written.add(bucket)

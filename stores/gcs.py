@@ -108,6 +108,9 @@ class GcsStore(Store):
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
+    def check_key(self, key: str) -> None:
+        check_name(key)
+
     async def probe(self, bucket: str, *, writable: bool) -> Capabilities:
         await self._objects.look_at(bucket)
         versioned, detail = await self._versioning(bucket)

@@ -64,6 +64,17 @@ async def test_objects_that_could_not_be_settled_are_named_at_the_end(tmp_path: 
     assert len(text.stdout.splitlines()) == 3
 
 
+async def test_a_dry_run_names_what_the_run_would_block(tmp_path: Path) -> None:
+    source, destination, site = folders(tmp_path, 3)
+    long = "/".join(["d" * 200] * 6)
+    await asyncio.to_thread(os.makedirs, source / long)
+    (source / long / "name").write_bytes(b"bytes")
+    for arguments in (["--dry-run"], []):
+        told = await site.starter("sync", str(source), str(destination), *arguments, "--json", XDG_STATE_HOME=str(tmp_path / "state"))
+        assert (told.code, told.document["copied"], told.document["failed"]) == (1, 3, 1)
+        assert told.document["notes"] == [f"{long}/name: key-invalid: the key has 1210 bytes, the limit is 1024"]
+
+
 def bad_file(folder: Path, name: bytes) -> None:
     with open(os.fsencode(folder) + b"/" + name, "wb") as file:
         file.write(b"bytes")

@@ -78,6 +78,22 @@ async def test_a_plan_looks_at_a_large_object_that_has_a_replica() -> None:
         assert (counters.updated, counters.copied, counters.bytes_copied) == (1, 0, 0)
 
 
+@pytest.mark.parametrize("destination", ["", "é" * 2])
+async def test_a_plan_counts_what_the_destination_cannot_hold(destination: str) -> None:
+    sides = {"source": {"store": "a", "bucket": "one"}, "destination": {"store": "b", "bucket": "two", "prefix": destination}}
+    async with bench(**sides) as made:
+        await made.put("k" * 1022)
+        await made.put("small")
+        made.destination.limits = replace(made.destination.limits, max_object_size=9 * MIB)
+        made.source.put_synthetic("one", "vast", 9 * MIB + 1)
+        planned = (await made.scan(mode="plan")).counters
+        found = [finding.document for finding in await made.ledger.findings("p")]
+        assert (planned.listed, planned.copied, planned.blocked) == ((3, 1, 2) if destination else (3, 2, 1))
+        refused = [told["reason"] for told in found if told["action"] == "blocked"]
+        assert refused == (["key-invalid"] if destination else []) + ["object-too-large"]
+        assert (await made.scan()).counters.blocked == len(refused) - 1
+
+
 def _asked(key: str) -> Any:
     from replication.models import SettleInput
 
