@@ -21,9 +21,10 @@ def next_step(told: dict[str, Any], next_pass: str | None) -> dict[str, Any]:
     decision = told.get("decision") or {}
     if pending := told.get("pending_deletion"):
         return _deletion(pending, decision, next_pass)
-    if decision.get("action") in SETTLED:
+    resting = told.get("quarantine")
+    if decision.get("action") in SETTLED and not (resting and decision["reason"] == "both-absent"):
         return {"what": f"nothing until it changes: {decision['reason']}", "at": None}
-    if resting := told.get("quarantine"):
+    if resting:
         return {"what": resting["next_step"], "at": next_pass}
     if not decision:
         return {"what": "unknown while a side cannot be read; an event, `retry` or the next pass looks again", "at": next_pass}

@@ -36,6 +36,12 @@ CASES: dict[str, tuple[dict[str, Any], str | None, str, str | None]] = {
     "an open workflow": ({"workflow": {"open": {"phase": "copying"}}}, DUE, "its workflow is at it now", None),
     "a paused one": ({"workflow": {"open": {"phase": "paused"}}}, DUE, "nothing until `resume` lets it go on", None),
     "in sync": ({"decision": {"action": "in_sync", "reason": "same"}}, DUE, "nothing until it changes: same", None),
+    "in quarantine, on neither side": (
+        {"decision": {"action": "in_sync", "reason": "both-absent"}, "quarantine": RESTING},
+        DUE,
+        RESTING["next_step"],
+        DUE,
+    ),
     "in quarantine": ({"decision": {"action": "copy", "reason": "r"}, "quarantine": RESTING}, DUE, RESTING["next_step"], DUE),
     "to be deleted": ({"decision": {"action": "delete", "reason": "r"}, "pending_deletion": PENDING}, DUE, "its replica is deleted", LATER),
     "back again": ({"decision": {"action": "copy", "reason": "r"}, "pending_deletion": PENDING}, DUE, "its deletion is dropped", DUE),
