@@ -28,6 +28,7 @@ from replication.merge import Row
 from replication.models import ListedObject
 from replication.passes import Counters, Filters, ScanInput, ScanResult
 from replication.routes import Route
+from stores.crew import ended
 from stores.registry import Stores
 
 MAX_LARGE = 200
@@ -54,6 +55,9 @@ class Scan:
         self._result = _resumed(asked)
         self._busy: set[asyncio.Task[Any]] = set()
         self._stops = False
+        self._flushing = asyncio.Lock()
+        self._is_gapless = True
+        """Everything up to the cursor is on record. What a failed flush took from the order is not, so that none after it moves it."""
         self._named = self._named_bytes = 0
         self._name([*self._result.large, *self._result.parked])
         self._listed_all = asyncio.Event()
@@ -269,11 +273,19 @@ class Scan:
     async def _flush(self) -> None:
         """Moves the cursor over what is done without a gap. What was written behind a gap is put on record, too: an attempt that
         comes after this one finds it in place, and could not tell who wrote it."""
-        ready, early = self._order.ready(), self._order.early()
-        if ready is None and not early.audit:
-            return
-        cursor, done = ready or (self._result.cursor, Done())
-        result, asked = self._result, self._asked
+        async with self._flushing:
+            ready = self._order.ready() if self._is_gapless else None
+            early = self._order.early()
+            if ready is None and not early.audit:
+                return
+            gapless, self._is_gapless = self._is_gapless, False
+            await self._record(ready[1] if ready else Done(), early)
+            self._is_gapless = gapless
+            if ready is not None:
+                self._move(*ready)
+
+    async def _record(self, done: Done, early: Done) -> None:
+        asked = self._asked
         if asked.mode == "repair":
             await self._ledger.record(
                 receipts=[*done.receipts, *early.receipts],
@@ -286,10 +298,11 @@ class Scan:
         if done.leaves:
             await self._ledger.add_leaves(asked.pass_id, done.leaves)
         if done.findings:
-            first = (asked.number << 40) + result.found
+            first = (asked.number << 40) + self._result.found
             await self._ledger.add_findings(asked.pass_id, [(first + n, key, doc) for n, (key, doc) in enumerate(done.findings)])
-        if ready is None:
-            return
+
+    def _move(self, cursor: str, done: Done) -> None:
+        result = self._result
         self._result = result.model_copy(
             update={
                 "cursor": cursor,
@@ -321,7 +334,7 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait([running])
+        await ended(running)
         raise
 
 

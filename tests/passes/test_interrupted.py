@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from activities._progress import Pulse
 from activities.gate import Gate
 from activities.outcomes import Repair
 from activities.scan import Scan
 from activities.turns import Turns
 from ledger.batch import write
 from replication.errors import LedgerUnavailable
+from replication.limits import MIB
 from replication.models import ObjectInfo, Version
 from replication.passes import ScanInput
+from tests.passes.in_memory import Throttling, bench
 from tests.passes.test_by_turns import Pair, Slow
 from tests.poll import eventually
 
@@ -92,3 +95,40 @@ async def test_what_the_ledger_did_not_take_is_recorded(monkeypatch: pytest.Monk
         await scan_of(pair).run()
     assert fired
     await trail_is_whole(pair)
+
+
+class SlowLast(Throttling):
+    """Its last objects take so long that others are on record before."""
+
+    async def fetch(self, bucket: str, key: str, *, pin: Version) -> tuple[ObjectInfo, bytes]:
+        if key >= "k010":
+            await asyncio.sleep(0.8)
+        return await super().fetch(bucket, key, pin=pin)
+
+
+async def test_no_later_record_moves_the_cursor_over_what_the_ledger_did_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database is away for one moment, which is a stand-in's doing: what it was asked then is asked again by the next attempt."""
+    async with bench() as made:
+        large = made.source.put_synthetic("one", "a", 9 * MIB)
+        for number in range(20):
+            await made.put(f"k{number:03d}")
+        made.source.__class__ = SlowLast
+        transaction = made.ledger._write
+        fired: list[Any] = []
+
+        async def failing(change: Any, *what: Any) -> Any:
+            if change is write and not fired:
+                fired.append(change)
+                raise LedgerUnavailable("the ledger does not answer") from OperationalError("", None, Exception())
+            return await transaction(change, *what)
+
+        monkeypatch.setattr(made.ledger, "_write", failing)
+        pulse = Pulse()
+        with pytest.raises(LedgerUnavailable):
+            await made.scan(pulse)
+        assert fired
+        assert len(await made.replicas()) == 20
+        result = await made.scan(Pulse(pulse.details))
+        assert result.large == [large.key]
+        assert result.counters.listed == 21
+        assert (await made.ledger.verify_chain("r")).entries == 20
