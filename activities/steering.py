@@ -87,7 +87,7 @@ class Steerings:
             try:
                 if found.asking is None:
                     found.asking = asyncio.create_task(self._keep(found))
-                await _touching(found.has_told)
+                await _first_word(found, found.asking)
                 async with self._stores.using(route) as stores:
                     yield found, Budget([found.paces, *stores])
             finally:
@@ -137,9 +137,11 @@ class Steerings:
             gate.steer(found.known)
 
 
-async def _touching(event: asyncio.Event) -> None:
-    """Waits, and is alive meanwhile."""
-    while not event.is_set():
+async def _first_word(found: _Pass, asking: asyncio.Task[None]) -> None:
+    """Waits for it, and is alive meanwhile; raises what ended the asking."""
+    while not found.has_told.is_set():
         pulse().touch()
+        if asking.done():
+            asking.result()
         with suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), EVERY_S)
+            await asyncio.wait_for(found.has_told.wait(), EVERY_S)

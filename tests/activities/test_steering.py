@@ -73,3 +73,15 @@ async def test_a_paused_pass_lets_nothing_through_before_it_says_so(answers: lis
 @pytest.mark.parametrize("answers", [[told(paused=False)], [LATE, told(paused=False)], [GONE]], ids=["late", "first not at all", "gone"])
 async def test_what_nobody_pauses_goes_on_at_the_first_word(answers: list[SteeringShare | RPCError]) -> None:
     assert await let_in(answers, within_s=10) == 2
+
+
+async def test_an_answer_that_nobody_understands_is_no_silence() -> None:
+    settings = settings_of()
+    ledger = Ledger(settings.ledger)
+    shares = Shares(ledger)
+    broken = cast(Client, Slow([cast(SteeringShare, "not what was asked for")]))
+    steerings = Steerings(broken, shares, StoreBudgets(settings, shares))
+    with pytest.raises(AttributeError):
+        async with steerings.gate("reconcile:r", 0, settings.route("r"), Turns()):
+            pass
+    await ledger.close()
