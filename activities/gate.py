@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from activities._progress import pulse
 from activities.turns import Turns
@@ -51,7 +51,6 @@ class Gate:
         while self._paused or (self._limit is not None and self._inside >= self._limit):
             self._changed.clear()
             pulse().touch()
-            try:
-                await asyncio.wait_for(self._changed.wait(), 1.0)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.0):  # `wait_for` would lose a cancellation that comes together with the change
+                    await self._changed.wait()

@@ -263,12 +263,10 @@ class Scan:
     async def _flush_on(self) -> None:
         """Records what is done, in key order, and moves the cursor; ends when everything is."""
         while not (self._listed_all.is_set() and self._order.is_empty):
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._moved.wait(), FLUSH_S)
+            await _wait(self._moved)
             self._moved.clear()
             await _to_the_end(self._flush())
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._listed_all.wait(), FLUSH_S)
+            await _wait(self._listed_all)
 
     async def _flush(self) -> None:
         """Moves the cursor over what is done without a gap. What was written behind a gap is put on record, too: an attempt that
@@ -326,6 +324,13 @@ def _resumed(asked: ScanInput) -> ScanResult:
     with suppress(ValueError):
         return ScanResult.model_validate(pulse().details.scan)
     return ScanResult(cursor=asked.keys.after, found=asked.found)
+
+
+async def _wait(event: asyncio.Event) -> None:
+    """Not with `wait_for`, which loses a cancellation that comes together with the event."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FLUSH_S):
+            await event.wait()
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:

@@ -144,4 +144,5 @@ async def _first_word(found: _Pass, asking: asyncio.Task[None]) -> None:
         if asking.done():
             asking.result()
         with suppress(TimeoutError):
-            await asyncio.wait_for(found.has_told.wait(), EVERY_S)
+            async with asyncio.timeout(EVERY_S):
+                await found.has_told.wait()
