@@ -244,9 +244,8 @@ class Pass:
         try:
             self._done[number] = await handle
         except ChildWorkflowError as error:
-            if is_cancelled_exception(error):
-                raise
-            self._done[number] = PartitionResult(problem=f"defect: {error.cause}")
+            cancelled = f"partition-cancelled: partition {number} was asked to end"  # before its first step: it answers otherwise
+            self._done[number] = PartitionResult(problem=cancelled if is_cancelled_exception(error) else f"defect: {error.cause}")
 
     async def _stop_partitions(self) -> None:
         """Another pass may begin as soon as this one has ended: its partitions have the ids of these. What they did counts."""
