@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -110,6 +110,16 @@ def _worker(
     )
 
 
+@contextlib.asynccontextmanager
+async def running(workers: Sequence[Worker]) -> AsyncIterator[None]:
+    """While the block runs, they poll. Afterwards all of them stop at once, so that all activities get the same time to finish."""
+    async with contextlib.AsyncExitStack() as polling:
+        for worker in workers:
+            await polling.enter_async_context(worker)
+        yield
+        await asyncio.gather(*(worker.shutdown() for worker in workers))
+
+
 async def run_worker(settings: Settings, role: str, environ: Mapping[str, str], stop: asyncio.Event) -> None:
     """Connects, polls until `stop` is set, finishes or hands back what runs, closes everything."""
     runtime = prometheus_runtime(settings.worker.metrics)
@@ -120,13 +130,11 @@ async def run_worker(settings: Settings, role: str, environ: Mapping[str, str], 
     try:
         client = await connect(settings.temporal, environ, runtime=runtime)
         await ensure_search_attributes(client)
-        async with contextlib.AsyncExitStack() as running:
-            running.enter_context(bytecode_of(WORKFLOWS))
-            for worker in build_workers(client, settings, stores, ledger, role):
-                await running.enter_async_context(worker)
-            log.info("worker is ready: role %s, task queue %s, %d routes", role, settings.temporal.task_queue, len(settings.routes))
-            await stop.wait()
-            log.info("worker is stopping")
+        with bytecode_of(WORKFLOWS):
+            async with running(build_workers(client, settings, stores, ledger, role)):
+                log.info("worker is ready: role %s, task queue %s, %d routes", role, settings.temporal.task_queue, len(settings.routes))
+                await stop.wait()
+                log.info("worker is stopping")
     finally:
         await stores.close()
         await ledger.close()

@@ -18,7 +18,7 @@ from replication.settings import Settings, parse_settings
 from stores.base import Store
 from stores.registry import Stores
 from tests.ledgers import ledger_url
-from worker import build_workers
+from worker import build_workers, running
 from workflows.object import ReplicateObject
 from workflows.visibility import object_attributes
 
@@ -48,11 +48,10 @@ class Lab:
     @contextlib.asynccontextmanager
     async def worker(self, role: str = "all") -> AsyncIterator[None]:
         """Runs the workers of a role while the block runs."""
-        async with contextlib.AsyncExitStack() as running:
+        async with contextlib.AsyncExitStack() as stack:
             ledger = Ledger(self.settings.ledger)
-            running.push_async_callback(ledger.close)
-            for worker in build_workers(self.client, self.settings, self.stores, ledger, role):
-                await running.enter_async_context(worker)
+            stack.push_async_callback(ledger.close)
+            await stack.enter_async_context(running(build_workers(self.client, self.settings, self.stores, ledger, role)))
             yield
 
     async def start(self, key: str, *, signal: bool = False, attributes: bool = True) -> Handle:
