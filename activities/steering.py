@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from temporalio.client import Client, WorkflowQueryFailedError
+from temporalio.client import Client, WorkflowQueryFailedError, WorkflowQueryRejectedError
+from temporalio.common import QueryRejectCondition
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities._progress import pulse
@@ -20,12 +21,14 @@ from activities.budgets import StoreBudgets, activity_paces
 from activities.gate import Gate
 from activities.shares import Shares
 from activities.turns import Turns
-from replication.passes import SteeringShare
+from replication.passes import Steering, SteeringShare
 from replication.routes import Route
 from stores.pace import Budget, Paces, on_budget
 
 EVERY_S = 1.0
 ANSWER = timedelta(seconds=5)
+ENDED = SteeringShare(steering=Steering(paused=True))
+"""What holds for a pass that has ended: its scans begin nothing more, and what is under way goes on without its limits."""
 
 
 @dataclass
@@ -109,8 +112,11 @@ class Steerings:
     async def _ask(self, found: _Pass) -> bool:
         """Whether the pass told what is wanted, or there is none. Without an answer, what was known goes on."""
         handle = self._client.get_workflow_handle(found.workflow_id)
+        open_only = QueryRejectCondition.NOT_OPEN
         try:
-            found.known = await handle.query("steering", result_type=SteeringShare, rpc_timeout=ANSWER)
+            found.known = await handle.query("steering", result_type=SteeringShare, rpc_timeout=ANSWER, reject_condition=open_only)
+        except WorkflowQueryRejectedError:
+            found.known = ENDED
         except RPCError as error:
             return error.status == RPCStatusCode.NOT_FOUND
         except WorkflowQueryFailedError:
