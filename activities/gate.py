@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -21,13 +22,16 @@ class Gate:
         self._budget = budget or Budget()
         self._paused = False
         self._limit: int | None = None
-        self._inside = 0
+        self._inside = self._waiting = 0
+        self._closed_at: float | None = None
         self._changed = asyncio.Event()
 
     def steer(self, share: SteeringShare) -> None:
         """Takes over whether the pass is paused, and this scan's share of its objects at once."""
         self._paused = share.steering.paused
         self._limit = objects_at_once(share.steering.concurrency, self._partition, share.partitions)
+        is_closed = self._paused or self._limit == 0
+        self._closed_at = (self._closed_at or time.monotonic()) if is_closed else None
         self._changed.set()
 
     @asynccontextmanager
@@ -47,10 +51,21 @@ class Gate:
         """Waits until a page of a listing may be asked for."""
         await self._budget.begin(requests=1)
 
+    @property
+    def keeps_out_s(self) -> float:
+        """For how long it has been closed to whoever waits: the pass is paused, or this scan has no share of its objects at once."""
+        if self._closed_at is None or not (self._paused or self._waiting):
+            return 0.0
+        return time.monotonic() - self._closed_at
+
     async def _turn(self) -> None:
-        while self._paused or (self._limit is not None and self._inside >= self._limit):
-            self._changed.clear()
-            pulse().touch()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(1.0):  # `wait_for` would lose a cancellation that comes together with the change
-                    await self._changed.wait()
+        self._waiting += 1
+        try:
+            while self._paused or (self._limit is not None and self._inside >= self._limit):
+                self._changed.clear()
+                pulse().touch()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):  # `wait_for` would lose a cancellation that comes together with the change
+                        await self._changed.wait()
+        finally:
+            self._waiting -= 1

@@ -34,6 +34,8 @@ from stores.registry import Stores
 MAX_LARGE = 200
 MAX_LARGE_BYTES = 100 << 10
 FLUSH_S = 0.25
+REST_S = 2.0
+"""A scan that may begin nothing for so long gives its slot to others: there are few, and an operator's pause may take days."""
 GRACE_S = 2.0
 """What is being written when a scan has to end may take so long to be done."""
 
@@ -72,6 +74,9 @@ class Scan:
         try:
             async with _Tasks() as tasks:
                 await self._run(tasks)
+        except _Rests:
+            await self._flush()
+            return self._result.model_copy(update={"rested": True})
         except BaseException:
             with suppress(LedgerUnavailable):
                 await self._flush()
@@ -80,6 +85,7 @@ class Scan:
 
     async def _run(self, tasks: _Tasks) -> None:
         working = [tasks.start(self._work_on()) for _ in range(SMALL_AT_ONCE)]
+        working.append(tasks.start(self._rest_when_kept_out()))
         flusher = tasks.start(self._flush_on())
         try:
             await tasks.first_of(tasks.start(self._read()), flusher, *working)
@@ -90,6 +96,11 @@ class Scan:
             self._stops = True
             if self._busy:
                 await asyncio.wait(set(self._busy), timeout=GRACE_S)
+
+    async def _rest_when_kept_out(self) -> None:
+        while self._busy or self._gate.keeps_out_s < REST_S:  # noqa: ASYNC110
+            await asyncio.sleep(FLUSH_S)  # seconds do not matter
+        raise _Rests
 
     @property
     def recorded(self) -> ScanResult:
@@ -341,6 +352,10 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         await ended(running)
         raise
+
+
+class _Rests(Exception):
+    """Nothing may begin."""
 
 
 class _Tasks:

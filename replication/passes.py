@@ -237,6 +237,8 @@ class ScanResult(Payload):
     parked: list[str] = Field(default_factory=list)
     """Keys that wait for an archive, in workflows that the pass does not wait for."""
     found: int = 0
+    rested: bool = False
+    """It ended early, because nothing might begin."""
 
 
 class PartitionOrders(Payload):

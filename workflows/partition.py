@@ -36,6 +36,7 @@ class ReconcilePartition:
         self._shares = input.shares_at_once
         self._orders = input.orders
         self._under_way = 0
+        self._has_rested = False
         self._objects: list[asyncio.Task[None]] = []
         self._problem = ""
 
@@ -60,6 +61,8 @@ class ReconcilePartition:
                 if ended or self._shares:
                     rest = None if ended else self._scan.keys
                     break
+                if self._has_rested:
+                    await workflow.wait_condition(self._may_begin)
                 if workflow.info().is_continue_as_new_suggested():
                     await self._drained(0)
                     await workflow.wait_condition(workflow.all_handlers_finished)
@@ -82,6 +85,7 @@ class ReconcilePartition:
         summary = f"{self._scan.phase} after {self._scan.keys.after!r}"[:200]
         found = await patiently(PassActivities.scan_range, self._scan, options.SCAN, self._troubled, bulk=True, summary=summary)
         self._counters = self._counters.plus(found.counters)
+        self._has_rested = found.rested
         heed_cancellation()
         for key in found.parked:
             await self._started(key)
@@ -92,6 +96,9 @@ class ReconcilePartition:
         self._scan = self._scan.model_copy(update={"keys": rest, "found": found.found})
         self._show()
         return found.ended
+
+    def _may_begin(self) -> bool:
+        return not self._orders.paused and self._orders.objects_at_once != 0
 
     async def _drained(self, left: int) -> None:
         """Waits until at most `left` objects are under way."""
