@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
@@ -51,6 +52,9 @@ FIRST_STRETCH = 20_000
 QUICK_S = 10.0
 """The first scan looks at so many keys, and at as many as so many seconds allow, before the rest is split: a small route, or
 one where little has changed, needs no more than that."""
+
+ENDING_MAX_S = 900.0
+"""Longest pause between looks at a partition of a pass before that has not ended."""
 
 
 class Pass:
@@ -223,22 +227,41 @@ class Pass:
             max_keys=min(FIRST_STRETCH, self._input.stretch) if first else self._input.stretch,
             quick_s=QUICK_S if first and self._input.stretch >= FIRST_STRETCH else 0.0,
         )
-        handle = await workflow.start_child_workflow(
-            "ReconcilePartition",
-            PartitionInput(scan=scan, shares_at_once=first, orders=orders),
-            id=partition_id(self._input.mode, self._input.route, number),
-            result_type=PartitionResult,
-            static_summary=f"{self._input.route}: {phase}, partition {number}",
-            search_attributes=route_attributes(self._input.route),
-            priority=options.priority(self._input.route, bulk=True),
-            cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
-            parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
-        )
+        handle = await self._started_partition(PartitionInput(scan=scan, shares_at_once=first, orders=orders))
         self._open[number] = handle
         self._orders[number] = orders
         self._show()
         await self._give_orders()
         self._watching[number] = asyncio.create_task(self._await(number, handle))
+
+    async def _started_partition(self, asked: PartitionInput) -> ChildWorkflowHandle[Any, PartitionResult]:
+        """Where a pass before was terminated, its partitions are asked to end, and have the ids of these until they do."""
+        route, number, waits = self._input.route, asked.scan.number, 0
+        while True:
+            try:
+                handle = await workflow.start_child_workflow(
+                    "ReconcilePartition",
+                    asked,
+                    id=partition_id(self._input.mode, route, number),
+                    result_type=PartitionResult,
+                    static_summary=f"{route}: {asked.scan.phase}, partition {number}",
+                    search_attributes=route_attributes(route),
+                    priority=options.priority(route, bulk=True),
+                    cancellation_type=ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+                    parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
+                )
+            except WorkflowAlreadyStartedError:
+                if not workflow.patched("partition-still-ends"):
+                    raise
+                waits += 1
+                self._troubled(f"partition {number} of a pass before has not ended yet")
+                await workflow.sleep(
+                    timedelta(seconds=min(ENDING_MAX_S, 2.0 ** min(waits, 10))), summary="a partition of a pass before is ending"
+                )
+            else:
+                if waits:
+                    self._troubled("")
+                return handle
 
     async def _await(self, number: int, handle: ChildWorkflowHandle[Any, PartitionResult]) -> None:
         try:

@@ -8,7 +8,9 @@ from temporalio.client import Client, WorkflowFailureError
 
 from replication.ids import object_workflow_id, reconcile_id
 from replication.limits import MIB
-from replication.passes import LimitUpdate, PassInput
+from replication.models import ABSENT, Attributes
+from replication.passes import LimitUpdate, PassInput, PassResult
+from stores.body import Body
 from stores.memory import MemoryStore
 from tests.lab import make_lab
 from tests.poll import eventually
@@ -42,3 +44,25 @@ async def test_the_limits_of_a_pass_end_with_it(temporal_client: Client) -> None
 
         await eventually(has_ended, 20.0)
         assert (await handle.result())["outcome"] == "copied"
+
+
+async def test_a_pass_after_one_that_was_terminated_waits_for_the_end_of_its_partitions(temporal_client: Client) -> None:
+    source, destination = MemoryStore("a"), MemoryStore("b")
+    source.create_bucket("src")
+    destination.create_bucket("dst")
+    for number in range(100):
+        await source.put("src", str(number), Body.of(b"x"), Attributes(), ABSENT)
+    lab = make_lab(temporal_client, source, destination)
+    asked, workflow_id = PassInput(route=lab.route, limits=LimitUpdate(requests_per_s=5)), reconcile_id(lab.route)
+    async with lab.worker():
+        first = await temporal_client.start_workflow("ReconcileRoute", asked, id=workflow_id, task_queue=lab.queue)
+
+        async def scans() -> bool:
+            return bool((await first.query("progress"))["partitions_open"])
+
+        await eventually(scans, 20.0)
+        await first.terminate()
+        again = PassInput(route=lab.route)
+        second = await temporal_client.start_workflow("ReconcileRoute", again, id=workflow_id, task_queue=lab.queue, result_type=PassResult)
+        result: PassResult = await second.result()
+        assert (result.state, result.counters.listed) == ("done", 100)
