@@ -96,7 +96,13 @@ class Stage:
         if self.paused:
             back = self.progress.phase
             self.enter("paused")
-            await workflow.wait_condition(lambda: not self.paused)
+            if workflow.patched("paused-suspends"):
+                # A run takes 10,000 signals, and every change of a key that is paused for days is one.
+                await workflow.wait_condition(lambda: not self.paused or workflow.info().is_continue_as_new_suggested())
+                if self.paused:
+                    self.suspend_if_long()
+            else:
+                await workflow.wait_condition(lambda: not self.paused)
             self.enter(back)
 
     def enter(self, phase: str, **fields: Any) -> None:

@@ -192,3 +192,30 @@ async def test_a_hundred_triggers_at_once_make_one_version_and_one_writer(tempor
     assert {result.outcome for result in results} <= {"copied", "in_sync"}
     assert destination.puts == [b"content"]
     assert destination.most_at_once == 1
+
+
+async def test_a_paused_object_takes_any_number_of_signals(short_history_client: Client) -> None:
+    """A run takes 10,000 signals. The history is kept short all the same, and the pause goes on."""
+    source, destination = watched_stores()
+    destination.hold_after = 0
+    destination.gate.clear()
+    await write(source, os.urandom(8 * 4 * KIB))
+    lab = make_lab(short_history_client, source, destination, **MANY_RUNS)
+    async with lab.worker():
+        handle = await lab.start("k")
+        await eventually(lambda: destination.parts.total() > 0)
+        latest = short_history_client.get_workflow_handle(handle.id)
+        await latest.execute_update("pause")
+        destination.gate.set()
+        await eventually(lambda: _paused_phase(latest))
+        for number in range(200):
+            await latest.signal("check", f"event {number}")
+        await eventually(lambda: _paused_phase(latest))
+        runs = await chain(short_history_client, handle.id)
+        longest = [len(await event_types(short_history_client, handle.id, run)) for run in runs]
+        await latest.execute_update("resume")
+        assert (await handle.result()).outcome == "copied"
+
+    assert len(runs) >= 3
+    assert max(longest) < 150
+    assert set(destination.parts.values()) == {1}
