@@ -138,9 +138,9 @@ class Steering(Payload):
 class LimitUpdate(Payload):
     """Which limits of a running pass change; a field that is not set stays as it is, 0 lifts a limit."""
 
-    concurrency: int | None = None
-    bytes_per_s: float | None = None
-    requests_per_s: float | None = None
+    concurrency: int | None = Field(default=None, ge=0)
+    bytes_per_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    requests_per_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     def applied(self, steering: Steering) -> Steering:
         changed = {name: value or None for name, value in self.model_dump().items() if value is not None}

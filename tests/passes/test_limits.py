@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import pytest
 from temporalio.client import WorkflowExecution
 
 from replication.passes import LimitUpdate
@@ -76,3 +78,10 @@ def most_at_once(objects: list[WorkflowExecution]) -> int:
     """The largest number that ran at one moment."""
     spans = [(one.start_time, one.close_time) for one in objects if one.close_time is not None]
     return max(sum(began <= moment < ended for began, ended in spans) for moment, _ in spans)
+
+
+@pytest.mark.parametrize("change", [{"concurrency": -1}, {"bytes_per_s": -0.5}, {"requests_per_s": float("nan")}])
+def test_a_limit_that_lets_nothing_through_is_refused(change: dict[str, Any]) -> None:
+    """As it may come from the Web UI or the command line of Temporal."""
+    with pytest.raises(ValueError, match=r"greater than or equal to 0|finite number"):
+        LimitUpdate.model_validate(change)
