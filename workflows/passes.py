@@ -251,8 +251,6 @@ class Pass:
                     parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
                 )
             except WorkflowAlreadyStartedError:
-                if not workflow.patched("partition-still-ends"):
-                    raise
                 waits += 1
                 self._troubled(f"partition {number} of a pass before has not ended yet")
                 await workflow.sleep(
