@@ -18,6 +18,8 @@ from replication.models import ListedObject, Payload, ReplicateObjectResult
 from replication.route_settings import DeletesSettings
 
 Mode = Literal["repair", "plan", "verify"]
+PassPhase = Literal["objects", "manifests", "deletions"]
+"""In this order: data before what may name it, deletions when every key of both sides was listed without a gap."""
 PassState = Literal["running", "paused", "held", "waiting", "done", "incomplete", "cancelled", "failed", "skipped"]
 PASS_STATES: dict[PassState, str] = {
     "running": "comparing and repairing",
@@ -147,6 +149,55 @@ class LimitUpdate(Payload):
         return steering.model_copy(update=changed)
 
 
+class PassProgress(Payload):
+    """Answer of the `progress` query. `held` says what an operator would approve; `problem` what it waits for."""
+
+    route: str
+    mode: Mode = "repair"
+    pass_id: str = ""
+    state: PassState = "running"
+    counters: Counters = Counters()
+    partitions_done: int = 0
+    partitions_open: int = 0
+    open_partitions: list[int] = Field(default_factory=list)
+    started_at: float = 0.0
+    steering: Steering = Steering()
+    held: str = ""
+    problem: str = ""
+
+
+class KeyRange(Payload):
+    """Keys below the route's prefix, greater than `after` and up to `up_to`, that one included; "" for no bound."""
+
+    after: str = ""
+    up_to: str = ""
+
+
+class Begun(Payload):
+    """What the workflow of a pass has to know of its route."""
+
+    manifests: bool = False
+    mirror: bool = False
+    keys: KeyRange = KeyRange()
+    """What the filters leave of the key space."""
+    since: float | None = None
+    """When the last finished verification began, less a margin for clocks, where the pass asked for it."""
+
+
+class PassSoFar(Payload):
+    """What one run of a pass hands to the next: no partition is open then. `ranges` are those of the phase that nobody has
+    looked at yet, `deleted_up_to` the last key whose deletion was looked at, `weighed` whether so many deletions are let through."""
+
+    progress: PassProgress
+    begun: Begun
+    phase: PassPhase = "objects"
+    ranges: list[KeyRange] = Field(default_factory=list)
+    partitions: int = 0
+    approved: bool = False
+    weighed: bool = False
+    deleted_up_to: str = ""
+
+
 class PassInput(Payload):
     """Input of `ReconcileRoute` and `VerifyRoute`. `cause` is `request` or `schedule`."""
 
@@ -163,23 +214,7 @@ class PassInput(Payload):
     limits: LimitUpdate = LimitUpdate()
     stretch: int = 50_000
     """Keys that one scan looks at before its partition counts them and may share what is left."""
-
-
-class PassProgress(Payload):
-    """Answer of the `progress` query. `held` says what an operator would approve; `problem` what it waits for."""
-
-    route: str
-    mode: Mode = "repair"
-    pass_id: str = ""
-    state: PassState = "running"
-    counters: Counters = Counters()
-    partitions_done: int = 0
-    partitions_open: int = 0
-    open_partitions: list[int] = Field(default_factory=list)
-    started_at: float = 0.0
-    steering: Steering = Steering()
-    held: str = ""
-    problem: str = ""
+    so_far: PassSoFar | None = None
 
 
 class PassResult(Payload):
@@ -199,13 +234,6 @@ class PassResult(Payload):
 # --- between the workflows and activities of a pass ------------------------------------------------------------------
 
 
-class KeyRange(Payload):
-    """Keys below the route's prefix, greater than `after` and up to `up_to`, that one included; "" for no bound."""
-
-    after: str = ""
-    up_to: str = ""
-
-
 class ScanInput(Payload):
     """One stretch of a range: at most `max_keys` keys are looked at. Manifests are left out in phase `objects`, and are
     all there is in phase `manifests`. `number` tells apart the partitions of a pass."""
@@ -213,7 +241,7 @@ class ScanInput(Payload):
     route: str
     pass_id: str
     mode: Mode = "repair"
-    phase: Literal["objects", "manifests"] = "objects"
+    phase: PassPhase = "objects"
     filters: Filters = Filters()
     deep: bool = False
     certificate: bool = False
@@ -273,17 +301,6 @@ class SplitInput(Payload):
     prefix: str = ""
     keys: KeyRange = KeyRange()
     pieces: int = 8
-
-
-class Begun(Payload):
-    """What the workflow of a pass has to know of its route."""
-
-    manifests: bool = False
-    mirror: bool = False
-    keys: KeyRange = KeyRange()
-    """What the filters leave of the key space."""
-    since: float | None = None
-    """When the last finished verification began, less a margin for clocks, where the pass asked for it."""
 
 
 class BeginPassInput(Payload):

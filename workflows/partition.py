@@ -58,11 +58,11 @@ class ReconcilePartition:
         try:
             while True:
                 ended = await self._stretch()
+                if self._has_rested:
+                    await workflow.wait_condition(lambda: self._shares or self._may_begin())
                 if ended or self._shares:
                     rest = None if ended else self._scan.keys
                     break
-                if self._has_rested:
-                    await workflow.wait_condition(self._may_begin)
                 if workflow.info().is_continue_as_new_suggested():
                     await self._drained(0)
                     await workflow.wait_condition(workflow.all_handlers_finished)

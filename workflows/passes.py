@@ -1,7 +1,8 @@
 """`ReconcileRoute` and `VerifyRoute`: one pass over a route, from the first listing to the last deletion.
 
 A pass is cut into partitions, which split on while they run; data goes before the manifests that may name it; deletions
-come last, when every key of both sides was listed without a gap. The workflow holds counters and ranges, never keys.
+come last, when every key of both sides was listed without a gap. The workflow holds counters and ranges, never keys; a
+run with a long history lets its partitions end, and goes on as a new one.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ with workflow.unsafe.imports_passed_through():
         PartitionOrders,
         PartitionResult,
         PassInput,
+        PassPhase,
         PassProgress,
         PassResult,
+        PassSoFar,
         PassState,
         ScanInput,
         SplitInput,
@@ -43,7 +46,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from workflows import options
     from workflows.patience import patiently
-    from workflows.steps import Stop, heed_cancellation
+    from workflows.steps import Stop, Suspended, heed_cancellation
     from workflows.visibility import PHASE, ROUTE, pass_details, route_attributes
 
 OPEN_PARTITIONS = 8
@@ -52,30 +55,37 @@ FIRST_STRETCH = 20_000
 QUICK_S = 10.0
 """The first scan looks at so many keys, and at as many as so many seconds allow, before the rest is split: a small route, or
 one where little has changed, needs no more than that."""
-
 ENDING_MAX_S = 900.0
 """Longest pause between looks at a partition of a pass before that has not ended."""
+UPDATES_PER_RUN = 1_000
+"""The server takes 2,000."""
 
 
 class Pass:
     """The state of one pass, and what operators may say and ask."""
 
     def __init__(self, input: PassInput) -> None:
+        fresh = PassProgress(route=input.route, mode=input.mode, steering=input.limits.applied(Steering()))
+        so_far = input.so_far or PassSoFar(progress=fresh, begun=Begun())
         self._input = input
-        self._steering = input.limits.applied(Steering())
-        self._begun = Begun()
-        self._filters = input.filters
-        self._approved = False
-        self._counters = Counters()
-        self._ranges: list[KeyRange] = []
+        self._progress = so_far.progress
+        self._steering = so_far.progress.steering
+        self._counters = so_far.progress.counters
+        self._begun = so_far.begun
+        self._phase = so_far.phase
+        self._ranges = so_far.ranges
+        self._started = so_far.partitions
+        self._approved = so_far.approved
+        self._weighed = so_far.weighed
+        self._deleted_up_to = so_far.deleted_up_to
+        self._suspends = False
+        self._updates = 0
         self._open: dict[int, ChildWorkflowHandle[Any, PartitionResult]] = {}
         self._watching: dict[int, asyncio.Task[None]] = {}
         self._asked_to_share: set[int] = set()
         self._orders: dict[int, PartitionOrders] = {}
         self._done: dict[int, PartitionResult] = {}
-        self._started = 0
         self._problems: list[str] = []
-        self._progress = PassProgress(route=input.route, mode=input.mode)
 
     # --- what others may say and ask ---------------------------------------------------------------------------------
 
@@ -89,6 +99,7 @@ class Pass:
 
     @workflow.update(description="Change objects at once, bytes a second, requests a second; 0 lifts a limit.")
     async def limit(self, change: LimitUpdate) -> Steering:
+        self._updates += 1
         self._steering = change.applied(self._steering)
         self._show()
         await self._give_orders()
@@ -96,6 +107,7 @@ class Pass:
 
     @workflow.update(description="Let the deletions go on that wait. Answers what was held.")
     def approve(self) -> str:
+        self._updates += 1
         held = self._progress.held
         self._approved = self._approved or bool(held)
         return held
@@ -109,6 +121,7 @@ class Pass:
         return SteeringShare(steering=self._steering, partitions=sorted(self._open))
 
     async def _set_paused(self, paused: bool) -> None:
+        self._updates += 1
         self._steering = self._steering.model_copy(update={"paused": paused})
         self._show(state=self._standing())
         await self._give_orders()
@@ -134,11 +147,15 @@ class Pass:
         canonical = pass_workflow_id(self._input.mode, self._input.route)
         if workflow.info().workflow_id != canonical:
             return await self._delegate(canonical)
-        self._show(pass_id=workflow.info().run_id, started_at=workflow.info().start_time.timestamp())
+        self._suspends = workflow.patched("passes-suspend")
+        if self._input.so_far is None:
+            self._show(pass_id=workflow.info().run_id, started_at=workflow.info().start_time.timestamp())
         state: PassState = "failed"
         reason = ""
         try:
             state = await self._pass()
+        except Suspended:
+            state = "running"
         except Stop as stop:
             reason = stop.reason
             raise ApplicationError(stop.message, type=stop.reason, non_retryable=True) from None
@@ -148,7 +165,10 @@ class Pass:
                 await self._stop_partitions()
             raise
         finally:
-            await self._close(state, reason)
+            if state != "running":
+                await self._close(state, reason)
+        if state == "running":
+            workflow.continue_as_new(self._next_run())
         return self._result(state)
 
     async def _delegate(self, canonical: str) -> PassResult:
@@ -170,7 +190,25 @@ class Pass:
 
     async def _pass(self) -> PassState:
         asked = self._input
-        begin = BeginPassInput(
+        if asked.so_far is None:
+            self._begun = await patiently(PassActivities.begin_pass, self._beginning(), options.SETTLE, self._troubled)
+        if self._phase == "objects":
+            await self._partitions("objects")
+            self._phase = "manifests"
+        if self._phase == "manifests":
+            if self._begun.manifests and asked.mode == "repair":
+                await self._partitions("manifests")
+            self._phase = "deletions"
+        if self._begun.mirror and asked.mode == "repair" and not self._problems:
+            await self._delete_extra()
+        if self._problems:
+            raise Stop(self._problems[0].partition(": ")[0], self._problems[0].partition(": ")[2], "failed")
+        incomplete = self._counters.failed + self._counters.blocked + self._counters.differing
+        return "incomplete" if incomplete else "done"
+
+    def _beginning(self) -> BeginPassInput:
+        asked = self._input
+        return BeginPassInput(
             route=asked.route,
             pass_id=self._progress.pass_id,
             mode=asked.mode,
@@ -179,38 +217,64 @@ class Pass:
             whole=asked.filters == Filters(),
             since_last=asked.since_last,
         )
-        self._begun = await patiently(PassActivities.begin_pass, begin, options.SETTLE, self._troubled)
-        if self._begun.since is not None:
-            self._filters = self._filters.model_copy(update={"since": self._begun.since})
-        await self._partitions("objects")
-        if self._begun.manifests and asked.mode == "repair":
-            await self._partitions("manifests")
-        if self._begun.mirror and asked.mode == "repair" and not self._problems:
-            await self._delete_extra()
-        if self._problems:
-            raise Stop(self._problems[0].partition(": ")[0], self._problems[0].partition(": ")[2], "failed")
-        incomplete = self._counters.failed + self._counters.blocked + self._counters.differing
-        return "incomplete" if incomplete else "done"
+
+    # --- run after run -----------------------------------------------------------------------------------------------
+
+    @property
+    def _is_long(self) -> bool:
+        """Whether the rest of the pass is for another run. What has failed already ends in this one."""
+        return (
+            self._suspends and not self._problems and (self._updates >= UPDATES_PER_RUN or workflow.info().is_continue_as_new_suggested())
+        )
+
+    async def _suspend(self) -> None:
+        """Raises `Suspended`; to be called where no partition is open."""
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        heed_cancellation()
+        raise Suspended
+
+    def _next_run(self) -> PassInput:
+        self._show()
+        so_far = PassSoFar(
+            progress=self._progress,
+            begun=self._begun,
+            phase=self._phase,
+            ranges=self._ranges,
+            partitions=self._started,
+            approved=self._approved,
+            weighed=self._weighed,
+            deleted_up_to=self._deleted_up_to,
+        )
+        return self._input.model_copy(update={"so_far": so_far})
 
     # --- partitions --------------------------------------------------------------------------------------------------
 
-    async def _partitions(self, phase: Any) -> None:
+    async def _partitions(self, phase: PassPhase) -> None:
         """Runs ranges in partitions, a bounded number at once, and shares what is left of a long one as others end."""
-        self._ranges = [self._begun.keys]
-        first = True
+        first = not self._ranges
+        self._ranges = self._ranges or [self._begun.keys]
         while self._ranges or self._open:
             heed_cancellation()
-            while self._ranges and len(self._open) < OPEN_PARTITIONS and not self._problems:
+            if is_long := self._is_long:
+                await self._gather()
+            while self._ranges and len(self._open) < OPEN_PARTITIONS and not (self._problems or is_long):
                 await self._start(phase, self._ranges.pop(0), first=first)
                 first = False
             if self._problems:
                 self._ranges = []
-            await workflow.wait_condition(lambda: bool(self._done) or not self._open)
+            await workflow.wait_condition(lambda: bool(self._done) or not self._open or self._is_long != is_long)
             await self._account()
             if not self._ranges and self._open and self._started < MAX_PARTITIONS:
                 await self._ask_to_share()
 
-    async def _start(self, phase: Any, keys: KeyRange, *, first: bool) -> None:
+    async def _gather(self) -> None:
+        """Has every open partition leave what is behind its stretch, and suspends the run when all have done so."""
+        if not self._open:
+            await self._suspend()
+        for number in sorted(set(self._open) - self._asked_to_share):
+            await self._ask_for_rest(number)
+
+    async def _start(self, phase: PassPhase, keys: KeyRange, *, first: bool) -> None:
         number = self._started
         self._started += 1
         orders = self._orders_for(number)
@@ -219,7 +283,7 @@ class Pass:
             pass_id=self._progress.pass_id,
             mode=self._input.mode,
             phase=phase,
-            filters=self._filters,
+            filters=self._filters(),
             deep=self._input.deep,
             certificate=self._input.certificate,
             keys=keys,
@@ -233,6 +297,10 @@ class Pass:
         self._show()
         await self._give_orders()
         self._watching[number] = asyncio.create_task(self._await(number, handle))
+
+    def _filters(self) -> Filters:
+        asked, since = self._input.filters, self._begun.since
+        return asked if since is None else asked.model_copy(update={"since": since})
 
     async def _started_partition(self, asked: PartitionInput) -> ChildWorkflowHandle[Any, PartitionResult]:
         """Where a pass before was terminated, its partitions are asked to end, and have the ids of these until they do."""
@@ -302,35 +370,48 @@ class Pass:
         """The partition that runs longest gives what it has left to the others, at the end of its stretch."""
         number = min((number for number in self._open if number not in self._asked_to_share), default=None)
         if number is not None and len(self._open) < OPEN_PARTITIONS:
-            self._asked_to_share.add(number)
-            with suppress(ApplicationError):  # it has ended meanwhile
-                await self._open[number].signal("share")
+            await self._ask_for_rest(number)
+
+    async def _ask_for_rest(self, number: int) -> None:
+        self._asked_to_share.add(number)
+        with suppress(ApplicationError):  # it has ended meanwhile
+            await self._open[number].signal("share")
 
     # --- deletions ---------------------------------------------------------------------------------------------------
 
     async def _delete_extra(self) -> None:
-        weigh = WeighInput(route=self._input.route, pass_id=self._progress.pass_id, filters=self._input.filters, counters=self._counters)
-        if held := await patiently(PassActivities.weigh_deletions, weigh, options.SETTLE, self._troubled):
-            await self._hold(held)
-        cursor, ended = "", False
+        if not self._weighed:
+            await self._weigh()
+        ended = False
         while not ended:
+            if self._is_long:
+                await self._suspend()
             await workflow.wait_condition(lambda: not self._steering.paused)
-            asked = ExtraInput(route=self._input.route, pass_id=self._progress.pass_id, approved=self._approved, after=cursor)
+            after = self._deleted_up_to
+            asked = ExtraInput(route=self._input.route, pass_id=self._progress.pass_id, approved=self._approved, after=after)
             done = await patiently(PassActivities.delete_extra, asked, options.SCAN, self._troubled, bulk=True)
             self._counters = self._counters.plus(Counters(deleted=done.deleted, failed=done.failed))
             self._show()
             if done.held:
+                self._deleted_up_to = ""
                 await self._hold(done.held)
-                cursor = ""
             else:
-                cursor, ended = done.cursor, done.ended
+                self._deleted_up_to, ended = done.cursor, done.ended
+
+    async def _weigh(self) -> None:
+        weigh = WeighInput(route=self._input.route, pass_id=self._progress.pass_id, filters=self._input.filters, counters=self._counters)
+        if held := await patiently(PassActivities.weigh_deletions, weigh, options.SETTLE, self._troubled):
+            await self._hold(held)
+        self._weighed = True
 
     async def _hold(self, reason: str) -> None:
         """Waits for an operator, however long that takes."""
         self._show(held=reason)
         self._show(state=self._standing())
         workflow.upsert_search_attributes([PHASE.value_set("held")])
-        await workflow.wait_condition(lambda: self._approved)
+        await workflow.wait_condition(lambda: self._approved or self._is_long)
+        if not self._approved:
+            await self._suspend()
         self._show(held="")
         self._show(state=self._standing())
         workflow.upsert_search_attributes([PHASE.value_set("settling")])
@@ -347,14 +428,13 @@ class Pass:
         await workflow.wait_condition(workflow.all_handlers_finished)
 
     def _result(self, state: PassState) -> PassResult:
-        info = workflow.info()
         return PassResult(
             route=self._input.route,
             mode=self._input.mode,
             pass_id=self._progress.pass_id,
             state=state,
             counters=self._counters,
-            seconds=round((workflow.now() - info.start_time).total_seconds(), 3),
+            seconds=round(workflow.now().timestamp() - self._progress.started_at, 3),
             partitions=self._started,
         )
 

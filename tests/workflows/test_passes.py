@@ -1,20 +1,42 @@
-"""A pass whose partitions do not come to their end."""
+"""Passes that go on as new runs, and passes whose partitions do not come to their end."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+import pytest_asyncio
 from temporalio import activity, workflow
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
-from replication.ids import partition_id
-from replication.passes import BeginPassInput, Begun, EndPassInput, PartitionInput, PartitionResult, PassInput
+from embedded.temporal import TemporalServer
+from ledger.ledger import Ledger
+from replication.ids import partition_id, pass_workflow_id
+from replication.models import ANY, Attributes
+from replication.passes import (
+    BeginPassInput,
+    Begun,
+    EndPassInput,
+    LimitUpdate,
+    PartitionInput,
+    PartitionResult,
+    PassInput,
+    PassResult,
+    Steering,
+)
+from stores.body import Body
+from stores.memory import MemoryStore
+from tests.conftest import running
+from tests.lab import Lab, make_lab
 from tests.poll import eventually
-from workflows.passes import ReconcileRoute
+from tests.replay.scenarios import SHORT_HISTORIES
+from workflows.passes import UPDATES_PER_RUN, ReconcileRoute
 
 ENDS: list[EndPassInput] = []
 
@@ -55,3 +77,92 @@ async def test_a_partition_that_was_cancelled_by_itself_ends_the_pass_and_is_nam
         assert isinstance(failed.value.cause, ApplicationError)
         assert failed.value.cause.type == "partition-cancelled"
     assert [(one.route, one.state, one.reason) for one in ENDS] == [(route, "failed", "partition-cancelled")]
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def short_history_client() -> AsyncIterator[Client]:
+    """A server that suggests continue-as-new after 50 events."""
+    with running(TemporalServer(headless=True, dynamic_config=SHORT_HISTORIES)) as server:
+        yield await Client.connect(server.address, namespace=server.namespace, data_converter=pydantic_data_converter)
+
+
+@pytest.fixture
+def stores() -> tuple[MemoryStore, MemoryStore]:
+    source, destination = MemoryStore("a"), MemoryStore("b")
+    source.create_bucket("src")
+    destination.create_bucket("dst")
+    return source, destination
+
+
+async def put(store: MemoryStore, bucket: str, keys: list[str]) -> None:
+    for key in keys:
+        await store.put(bucket, key, Body.of(key.encode()), Attributes(), ANY)
+
+
+async def keys_of(store: MemoryStore, bucket: str) -> list[str]:
+    return [entry.key async for page in store.list_objects(bucket) for entry in page if not entry.key.startswith(".drayage/")]
+
+
+async def start(lab: Lab, **asked: Any) -> WorkflowHandle[Any, PassResult]:
+    wanted, name = PassInput(route=lab.route, **asked), pass_workflow_id("repair", lab.route)
+    return await lab.client.start_workflow(ReconcileRoute.run, wanted, id=name, task_queue=lab.queue)
+
+
+async def runs_of(lab: Lab) -> list[WorkflowExecutionStatus | None]:
+    query = f"WorkflowId = '{pass_workflow_id('repair', lab.route)}'"
+    return [run.status async for run in lab.client.list_workflows(query)]
+
+
+async def test_a_long_pass_goes_on_in_runs_that_count_and_remember_as_one(
+    short_history_client: Client, stores: tuple[MemoryStore, MemoryStore]
+) -> None:
+    source, destination = stores
+    lab = make_lab(short_history_client, source, destination, deletes={"mode": "mirror", "max_objects": 10, "max_percent": 100})
+    keys, gone = [f"k{number:04}" for number in range(1_200)], [f"k{number:04}-old" for number in range(0, 1_200, 30)]
+    await put(source, "src", [*keys, *gone])
+    async with lab.worker():
+        first = await (await start(lab)).result()
+        assert (first.counters.copied, first.state) == (1_240, "done")
+        for key in gone:
+            await source.delete("src", key, (await source.head("src", key)).version)
+        await put(source, "src", [f"new{number:04}" for number in range(900)])
+        handle = await start(lab, stretch=20, limits=LimitUpdate(requests_per_s=5_000))
+
+        async def held() -> bool:
+            return bool((await handle.query(ReconcileRoute.progress)).held)
+
+        await eventually(held, 60)
+        assert await handle.execute_update(ReconcileRoute.approve) == "40 deletions, more than 10"
+        result = await asyncio.wait_for(handle.result(), 60)
+        progress = await lab.client.get_workflow_handle(handle.id).query("progress", result_type=dict)
+    counters = result.counters
+    assert (counters.listed, counters.copied, counters.skipped, counters.deleted, counters.extra) == (2_100, 900, 1_200, 40, 40)
+    assert result.state == "done"
+    assert progress["steering"] == Steering(requests_per_s=5_000).model_dump(), "limits hold for all runs"
+    assert await keys_of(destination, "dst") == await keys_of(source, "src")
+    statuses = await runs_of(lab)
+    assert statuses.count(WorkflowExecutionStatus.CONTINUED_AS_NEW) > 1, "it was long enough to prove something"
+    ledger = Ledger(lab.settings.ledger)
+    recorded = [(one.pass_id, one.state, one.counters["copied"]) for one in await ledger.passes(lab.route)]
+    await ledger.close()
+    assert (result.pass_id, "done", 900) in recorded
+    assert len(recorded) == 2, "one entry for each pass, however many runs it had"
+
+
+async def test_a_pass_takes_more_updates_than_a_run_may_have(temporal_client: Client, stores: tuple[MemoryStore, MemoryStore]) -> None:
+    source, destination = stores
+    lab = make_lab(temporal_client, source, destination)
+    await put(source, "src", [f"k{number:03}" for number in range(300)])
+    async with lab.worker():
+        handle = await start(lab, stretch=50, limits=LimitUpdate(concurrency=1, requests_per_s=1))
+        latest = lab.client.get_workflow_handle(handle.id)
+        for number in range(UPDATES_PER_RUN + 20):
+            await latest.execute_update("limit", LimitUpdate(requests_per_s=1 + number / UPDATES_PER_RUN))
+
+        async def again() -> bool:
+            return (await runs_of(lab)).count(WorkflowExecutionStatus.CONTINUED_AS_NEW) == 1
+
+        await latest.execute_update("limit", LimitUpdate(requests_per_s=0, concurrency=0))
+        await eventually(again, 60)
+        result = await asyncio.wait_for(handle.result(), 60)
+    assert (result.counters.copied, result.state) == (300, "done")
