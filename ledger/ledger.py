@@ -102,6 +102,7 @@ class Ledger:
             await self._group.add(batch)
 
     async def _commit(self, batches: Sequence[Batch]) -> None:
+        batches = [replace(batch, audit=not_owed(batch.audit, self._owed)) for batch in batches]
         try:
             await self._pay()
             await self._write(write, batches)
@@ -256,6 +257,16 @@ class Ledger:
             return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
         except (SQLAlchemyError, OSError) as error:
             raise LedgerUnavailable(f"the ledger does not answer: {place_of(self._url)}: {words_of(error)}") from error
+
+
+def not_owed(told: Sequence[AuditEntry], owed: Sequence[AuditEntry]) -> tuple[AuditEntry, ...]:
+    """What is `told` without the copies that are `owed`: whoever could not record one finds it in place, and tells it again."""
+    known = {_copy_of(entry) for entry in owed if entry.action == "copied"}
+    return tuple(entry for entry in told if entry.action != "copied" or _copy_of(entry) not in known)
+
+
+def _copy_of(entry: AuditEntry) -> tuple[str, str, str]:
+    return entry.route, entry.key, entry.destination_version
 
 
 def _open(url: str) -> Engine:

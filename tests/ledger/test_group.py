@@ -138,6 +138,31 @@ async def test_entries_of_a_database_that_went_away_are_written_once_when_it_is_
     assert (await ledger.verify_chain("r")).intact
 
 
+@pytest.mark.parametrize("committed", [False, True])
+async def test_a_copy_that_is_told_again_after_the_database_was_away_has_one_entry(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    """Its activity was tried again, and found it in place."""
+    transaction, left = ledger._write, [1, 2, 3]
+    copied = AuditEntry("r", "a", "copied", destination_version="7")
+
+    async def failing(change: Any, *what: Any) -> Any:
+        if committed and left:
+            await transaction(change, *what)
+        if left:
+            left.pop()
+            raise LedgerUnavailable("away") from OperationalError("", None, Exception())
+        return await transaction(change, *what)
+
+    monkeypatch.setattr(ledger, "_write", failing)
+    for _ in range(3):
+        with pytest.raises(LedgerUnavailable):
+            await ledger.record(audit=[copied])
+    await ledger.record(audit=[copied])
+    await ledger.record(audit=[AuditEntry("r", "a", "copied", destination_version="8")])
+    assert [entry.destination_version for entry in await ledger.audit("r")] == ["7", "8"]
+
+
 async def test_entries_that_are_owed_are_written_before_the_ledger_closes(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     async def failing(*_: Any) -> Any:
         raise LedgerUnavailable("away") from OperationalError("", None, Exception())
