@@ -14,6 +14,7 @@ from activities import metrics
 from activities._progress import PartRecord, Pulse, pulse
 from activities.deletions import Permits
 from activities.recording import next_step, quarantined_for, record
+from activities.results import left_to_passes
 from activities.settle import Settler
 from activities.steering import Steerings
 from activities.streams import Streams, Ways
@@ -94,6 +95,8 @@ class ObjectActivities:
             settlement = await self._settler.settle(route, input, pulse().advance)
         if settlement.waiting is not None:
             return settlement.model_copy(update={"waiting": await self._registered(route, settlement.waiting, input.waiting)})
+        if settlement.pause is not None and input.cause == "pass" and not input.absent_for_s:
+            settlement = left_to_passes(route, input.key, settlement.pause)
         return _counted(route, settlement, input.changed_at)
 
     @asynccontextmanager

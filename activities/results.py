@@ -52,6 +52,12 @@ def pause_for(permit: Permit) -> Pause:
     return Pause(phase="waiting", reason="deletions-paced", message=permit.reason, seconds=PACED_S)
 
 
+def left_to_passes(route: Route, key: str, pause: Pause) -> Settlement:
+    """Of an object that went after a pass had listed it. The pass would wait for as long as the pause: the next one finds the
+    replica without a source, and deletes by the rules of passes."""
+    return Settlement(result=plain_result(route, key, "waiting", pause.reason, pause.message))
+
+
 def told(view: View, outcome: Outcome) -> Settlement:
     """A result that the decision itself explains; nothing was sent."""
     source, replica = view.source_info, view.replica_info
