@@ -20,7 +20,7 @@ from activities.results import COLLECTED, copied, pause_for, pause_of_hold, plai
 from activities.tide import SMALL, Tide
 from ledger.ledger import Ledger
 from replication.compare import replica_token
-from replication.errors import DestinationForeign, IntegrityMismatch, NotSupported, PreconditionFailed, SourceArchived
+from replication.errors import DestinationForeign, IntegrityMismatch, NotSupported, ObjectError, PreconditionFailed, SourceArchived
 from replication.limits import Capabilities
 from replication.manifests.rule import Rule
 from replication.models import (
@@ -226,8 +226,12 @@ class Settler:
         return done
 
     async def settled(self, route: Route, source: Place, destination: Place, plan: CopyPlan, done: Transferred) -> Settlement:
-        """The result of a finished copy; dirty if the source is not what was copied any more."""
-        now = await head_or_absent(source)
+        """The result of a finished copy; dirty if the source is not what was copied any more, or does not say so now: a failure
+        here would leave a write that nobody has on record."""
+        try:
+            now = await head_or_absent(source)
+        except ObjectError:
+            now = None
         changed = now is None or now.version.token != plan.source.token or now.version.revision != plan.source.revision
         return await self._recorded(Settlement(result=copied(route, source, destination, plan, done), dirty=changed))
 
