@@ -13,7 +13,7 @@ from activities.deletions import Permits
 from activities.examine import READERS, Verify
 from activities.gate import Gate
 from activities.outcomes import EVERYBODYS, Outcomes, Plan, Repair
-from activities.recording import audit_of
+from activities.recording import audit_of, quarantined
 from activities.scan import Scan
 from activities.settle import Settler
 from activities.splitting import Splitter
@@ -194,7 +194,8 @@ class PassActivities:
                 settlement = await settler.settle(route, asked, pulse().advance)
             except EVERYBODYS:
                 raise
-            except ObjectError:
+            except ObjectError as error:
+                await self._ledger.record(quarantined=[quarantined(pending.route, pending.key, error)])
                 return "failed"
             pulse().touch()
         if settlement.pause is not None:

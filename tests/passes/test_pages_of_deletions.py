@@ -16,7 +16,7 @@ from activities.gate import Gate
 from activities.passes import PassActivities
 from activities.steering import Steerings
 from activities.turns import Turns
-from replication.errors import Throttled
+from replication.errors import PermissionRefused, Throttled
 from replication.passes import ExtraInput, ExtraResult, Filters, KeyRange, WeighInput
 from replication.routes import Route
 from stores.memory import MemoryStore
@@ -119,3 +119,21 @@ async def test_what_a_failed_attempt_deleted_counts_and_nothing_goes_on_behind_i
         finally:
             current_pulse.reset(token)
         assert (ended.deleted, await made.replicas()) == (20, ["b/0"])
+
+
+class Denying(MemoryStore):
+    """Lets nobody delete."""
+
+    async def delete(self, *what: Any, **how: Any) -> None:
+        raise PermissionRefused("403")
+
+
+async def test_a_deletion_that_fails_is_in_quarantine_until_it_is_made() -> None:
+    async with bench(deletes={"mode": "mirror", "max_percent": 100}) as made:
+        keys = await three_are_gone(made)
+        made.destination.__class__ = Denying
+        assert (await passed(made, "p1")).failed == 3
+        assert [(one.key, one.reason) for one in await made.ledger.quarantine("r")] == [(key, "permission-refused") for key in keys[:3]]
+        made.destination.__class__ = MemoryStore
+        assert (await passed(made, "p2")).deleted == 3
+        assert await made.ledger.quarantine("r") == []
