@@ -181,7 +181,7 @@ class Repair(Common):
 
     async def _accounted(self, key: str, settlement: Settlement) -> Done:
         if settlement.plan is not None:
-            await self._given_back(key, settlement)
+            await self._settler.give_back(self._route, key, settlement.plan)
             return Done(large=[key])
         if settlement.pause is not None:
             return Done(pending=[PendingDeletion(self._route.name, key, self._asked.pass_id)]).count(extra=1)
@@ -201,12 +201,6 @@ class Repair(Common):
         if result.outcome == "conflict":
             done.quarantined.append(quarantined_for(self._route.name, key, result.reason, result.message, "somebody has to choose a side"))
         return done
-
-    async def _given_back(self, key: str, settlement: Settlement) -> None:
-        """The object grew since it was listed, and its copy was prepared: a workflow prepares it anew."""
-        plan, location = settlement.plan, self._route.destination
-        if plan is not None and plan.upload_id:
-            await self._stores.get(location.store).abort_upload(location.bucket, self._route.destination_key(key), plan.upload_id)
 
 
 class Plan(Common):

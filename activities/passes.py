@@ -198,6 +198,8 @@ class PassActivities:
                 await self._ledger.record(quarantined=[quarantined(pending.route, pending.key, error)])
                 return "failed"
             pulse().touch()
+        if settlement.plan is not None:  # it is back, and too large for one step
+            await settler.give_back(route, pending.key, settlement.plan)
         if settlement.pause is not None:
             return f"held: {settlement.pause.message}" if settlement.pause.phase == "held" else "waiting"
         await self._ledger.drop_deletions(pending.route, [pending.key])

@@ -167,6 +167,13 @@ class Settler:
             return await self.copy_whole(view.route, view.source.key, plan, meter)
         return Settlement(plan=plan)
 
+    async def give_back(self, route: Route, key: str, plan: CopyPlan) -> None:
+        """Ends what was begun for a plan that nobody here carries out: a workflow prepares the copy anew."""
+        if plan.upload_id:
+            await self._stores.get(route.destination.store).abort_upload(
+                route.destination.bucket, route.destination_key(key), plan.upload_id
+            )
+
     async def copy_whole(self, route: Route, key: str, plan: CopyPlan, meter: Meter) -> Settlement:
         """Carries out a plan of mode `object`: one commit, verified, and the source looked at once more."""
         source, destination = places(route, key, self._stores)

@@ -17,6 +17,7 @@ from activities.passes import PassActivities
 from activities.steering import Steerings
 from activities.turns import Turns
 from replication.errors import PermissionRefused, Throttled
+from replication.limits import MIB
 from replication.passes import ExtraInput, ExtraResult, Filters, KeyRange, WeighInput
 from replication.routes import Route
 from stores.memory import MemoryStore
@@ -137,3 +138,13 @@ async def test_a_deletion_that_fails_is_in_quarantine_until_it_is_made() -> None
         made.destination.__class__ = MemoryStore
         assert (await passed(made, "p2")).deleted == 3
         assert await made.ledger.quarantine("r") == []
+
+
+async def test_a_large_object_that_came_back_before_its_deletion_leaves_no_upload() -> None:
+    async with bench(deletes={"mode": "mirror", "max_percent": 100}, parts={"one_shot_max": "8MiB", "part_size": "8MiB"}) as made:
+        await three_are_gone(made)
+        await made.scan(pass_id="p1")
+        made.source.put_synthetic("one", "a/00", 9 * MIB)
+        result = await ActivityEnvironment().run(activities_of(made).delete_extra, ExtraInput(route="r", pass_id="p1"))
+        assert (result.deleted, result.kept) == (2, 1)
+        assert [one async for one in made.destination.list_uploads("two")] == []
