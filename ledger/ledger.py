@@ -57,6 +57,7 @@ class Ledger:
         await self._group.finish()
         with suppress(LedgerUnavailable):
             await self._pay()
+            self._owed = []
         self._give_up("the ledger does not answer")
         engine, self._opened = self._opened, None
         if engine is not None:
@@ -106,6 +107,7 @@ class Ledger:
         try:
             await self._pay()
             await self._write(write, batches)
+            self._owed = []  # not before: who could not record the rest tells its copies again
         except LedgerUnavailable as error:
             if is_away(error):
                 self._owed += [replace(entry, at=entry.at or batch.now) for batch in batches for entry in batch.audit]
@@ -121,7 +123,6 @@ class Ledger:
             if is_away(error):
                 raise
             self._give_up(str(error))
-        self._owed = []
 
     def _give_up(self, reason: str) -> None:
         for entry in self._owed:
