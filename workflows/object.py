@@ -63,7 +63,8 @@ class ReplicateObject:
 
     @workflow.signal(description="The key may have changed: look once more. Wakes a waiting object.")
     def check(self, cause: str = "request", changed_at: float | None = None) -> None:
-        self._cause = cause
+        if cause != "pass":  # what a change has begun is not left to the next pass
+            self._cause = cause
         self._changed_at = changed_at or self._changed_at
         self._stage.dirty = True
 
