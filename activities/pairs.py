@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from contextlib import suppress
 from dataclasses import replace
 
+from temporalio import activity
+
 from ledger.ledger import Ledger
+from ledger.rows import AuditEntry
 from replication.errors import NotSupported, PreconditionFailed
 from replication.mark import without_mark
 from replication.models import ABSENT
@@ -61,6 +63,19 @@ class Pairs:
             raise NotSupported("the object that lost a conflict is too large to be kept beside the other by one copy")
         attributes = replace(replica.attributes, metadata=without_mark(replica.attributes.metadata))
         kept = conflict_key(place.key, view.route.destination_id, replica.version.token)
-        with suppress(PreconditionFailed):  # it is there already
-            await place.store.copy(place.bucket, place.key, replica.version, place.bucket, kept, attributes, ABSENT)
+        try:
+            done = await place.store.copy(place.bucket, place.key, replica.version, place.bucket, kept, attributes, ABSENT)
+        except PreconditionFailed:
+            return  # it is there already
+        entry = AuditEntry(
+            route=view.route.name,
+            key=view.source.key,
+            action="kept-beside",
+            source_version=replica.version.token,
+            destination_version=done.version.token,
+            size_bytes=replica.size_bytes,
+            reason=f"the loser of a conflict is {kept!r}",
+            workflow=activity.info().workflow_id or "",
+        )
+        await self._ledger.record(audit=[entry])
         log.warning("conflict: what the other side had is kept as %r", kept, extra={"route": view.route.name, "key": view.source.key})

@@ -52,4 +52,4 @@ def document(entry: AuditEntry) -> dict[str, Any]:
 def line(entry: AuditEntry) -> str:
     what = f"{format_size(entry.size_bytes)}, version {entry.source_version}" if entry.action != "deleted" else ""
     told = "  ".join(text for text in (what, entry.reason, entry.workflow) if text)
-    return printable(f"{entry.sequence:>6}  {moment(entry.at)}  {entry.action:<8} {told}".rstrip())
+    return printable(f"{entry.sequence:>6}  {moment(entry.at)}  {entry.action:<11} {told}".rstrip())

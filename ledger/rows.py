@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Action = Literal["copied", "updated", "deleted"]
+Action = Literal["copied", "updated", "deleted", "kept-beside"]
+"""`kept-beside`: what lost a conflict was copied to a key of its own; `source_version` is what it was."""
 
 
 @dataclass(frozen=True, slots=True)

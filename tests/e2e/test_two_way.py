@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pytest
 from temporalio.client import Client
 
+from ledger.ledger import Ledger
 from replication.models import ReplicateObjectResult
 from replication.settings import parse_settings
 from stores.registry import Stores
@@ -147,6 +148,10 @@ async def test_keep_both_keeps_the_loser_under_a_key_of_its_own_on_both_sides(pa
         assert kept.startswith("k.conflict-")
         await two.settle(kept)
         assert await two.content(kept) == (loser, loser)
+        ledger = Ledger(two.lab.settings.ledger)
+        told = [(entry.action, entry.reason) for entry in await ledger.history(f"ba-{two.token}", two.prefix + "k")]
+        await ledger.close()
+        assert told == [("kept-beside", f"the loser of a conflict is {two.prefix + kept!r}"), ("copied", "conflict-won")]
 
 
 async def test_a_write_meets_an_untouched_counterpart_and_is_no_conflict(pair: OpenPair) -> None:
