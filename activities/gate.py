@@ -12,6 +12,13 @@ from activities.turns import Turns
 from replication.passes import SteeringShare, objects_at_once
 from stores.pace import Budget
 
+REST_S = 2.0
+"""What may begin nothing for so long gives its slot to others: there are few, and an operator's pause may take days."""
+
+
+class KeptOut(Exception):
+    """Nothing may begin, and has not for a while."""
+
 
 class Gate:
     """The gate of one partition's scan. `turns` are shared by all scans of the process."""
@@ -35,9 +42,10 @@ class Gate:
         self._changed.set()
 
     @asynccontextmanager
-    async def admit(self, size_bytes: int, requests: int, *, small: bool = False) -> AsyncIterator[None]:
-        """Waits until an object of this size may start; `small` is one that a tide moves."""
-        await self._turn()
+    async def admit(self, size_bytes: int, requests: int, *, small: bool = False, rests: bool = False) -> AsyncIterator[None]:
+        """Waits until an object of this size may start; `small` is one that a tide moves. One that `rests` raises `KeptOut` rather
+        than wait for long."""
+        await self._turn(rests)
         self._inside += 1
         try:
             await self._budget.begin(size_bytes=size_bytes, requests=requests)
@@ -52,16 +60,18 @@ class Gate:
         await self._budget.begin(requests=1)
 
     @property
-    def keeps_out_s(self) -> float:
-        """For how long it has been closed to whoever waits: the pass is paused, or this scan has no share of its objects at once."""
+    def keeps_out(self) -> bool:
+        """Whether it has long been closed to whoever waits: the pass is paused, or this scan has no share of its objects at once."""
         if self._closed_at is None or not (self._paused or self._waiting):
-            return 0.0
-        return time.monotonic() - self._closed_at
+            return False
+        return time.monotonic() - self._closed_at >= REST_S
 
-    async def _turn(self) -> None:
+    async def _turn(self, rests: bool) -> None:
         self._waiting += 1
         try:
             while self._paused or (self._limit is not None and self._inside >= self._limit):
+                if rests and self.keeps_out:
+                    raise KeptOut
                 self._changed.clear()
                 pulse().touch()
                 with suppress(TimeoutError):

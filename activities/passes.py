@@ -11,7 +11,7 @@ from temporalio import activity
 from activities._progress import pulse
 from activities.deletions import Permits
 from activities.examine import READERS, Verify
-from activities.gate import Gate
+from activities.gate import Gate, KeptOut
 from activities.outcomes import EVERYBODYS, Outcomes, Plan, Repair
 from activities.recording import audit_of, quarantined
 from activities.scan import Scan
@@ -155,7 +155,8 @@ class PassActivities:
 
     @activity.defn(name="delete_extra")
     async def delete_extra(self, input: ExtraInput) -> ExtraResult:
-        """Looks at collected replicas again, one by one, and deletes those whose source is proved absent."""
+        """Looks at collected replicas again, one by one, and deletes those whose source is proved absent. Where some are held, or
+        none may begin, the rest of the page is for another attempt, which counts what waits or fails."""
         pending = await self._ledger.pending_deletions(input.route, pass_id=input.pass_id, after=input.after, limit=DELETIONS_PER_STEP)
         result = ExtraResult(cursor=pending[-1].key if pending else input.after, ended=len(pending) < DELETIONS_PER_STEP)
         settler, slots = self._approved if input.approved else self._deleting, asyncio.Semaphore(DELETED_AT_ONCE)
@@ -173,21 +174,17 @@ class PassActivities:
 
         async with paced as gate:
             told = [look for look in await asyncio.gather(*map(look_at, pending)) if look]
-        if failures:
+        counted = {"deleted": tally.get("deleted", 0), "kept": tally.get("kept", 0)}
+        if failures and not isinstance(failures[0], KeptOut):
             raise failures[0]
-        return result.model_copy(
-            update={
-                "deleted": tally.get("deleted", 0),
-                "kept": tally.get("kept", 0),
-                "failed": told.count("failed"),
-                "waiting": told.count("waiting"),
-                "held": next((look.removeprefix("held: ") for look in told if look.startswith("held: ")), ""),
-            }
-        )
+        held = next((look.removeprefix("held: ") for look in told if look.startswith("held: ")), "")
+        if failures or held:
+            return ExtraResult(cursor=input.after, held=held, **counted)
+        return result.model_copy(update={**counted, "failed": told.count("failed"), "waiting": told.count("waiting")})
 
     async def _delete(self, settler: Settler, gate: Gate, pending: PendingDeletion, tally: dict[str, int]) -> str:
         """Why it goes on waiting or failed; what is settled is counted in `tally`. Raises what is not the object's own failure."""
-        async with gate.admit(0, DELETION_REQUESTS):
+        async with gate.admit(0, DELETION_REQUESTS, rests=True):
             route, absent_for_s = self._settings.route(pending.route), time.time() - pending.since
             asked = SettleInput(route=pending.route, key=pending.key, cause="pass", absent_for_s=absent_for_s)
             try:

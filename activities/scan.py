@@ -14,7 +14,7 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from activities._progress import pulse
-from activities.gate import Gate
+from activities.gate import Gate, KeptOut
 from activities.listings import PAGE, joined
 from activities.outcomes import Outcomes
 from activities.scan_order import Done, Order, Slot, large_bytes
@@ -34,8 +34,6 @@ from stores.registry import Stores
 MAX_LARGE = 200
 MAX_LARGE_BYTES = 100 << 10
 FLUSH_S = 0.25
-REST_S = 2.0
-"""A scan that may begin nothing for so long gives its slot to others: there are few, and an operator's pause may take days."""
 GRACE_S = 2.0
 """What is being written when a scan has to end may take so long to be done."""
 
@@ -74,7 +72,7 @@ class Scan:
         try:
             async with _Tasks() as tasks:
                 await self._run(tasks)
-        except _Rests:
+        except KeptOut:
             await self._flush()
             return self._result.model_copy(update={"rested": True})
         except BaseException:
@@ -98,9 +96,9 @@ class Scan:
                 await asyncio.wait(set(self._busy), timeout=GRACE_S)
 
     async def _rest_when_kept_out(self) -> None:
-        while self._busy or self._gate.keeps_out_s < REST_S:  # noqa: ASYNC110
+        while self._busy or not self._gate.keeps_out:  # noqa: ASYNC110
             await asyncio.sleep(FLUSH_S)  # seconds do not matter
-        raise _Rests
+        raise KeptOut
 
     @property
     def recorded(self) -> ScanResult:
@@ -352,10 +350,6 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         await ended(running)
         raise
-
-
-class _Rests(Exception):
-    """Nothing may begin."""
 
 
 class _Tasks:

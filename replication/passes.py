@@ -346,7 +346,7 @@ class ExtraInput(Payload):
 
 class ExtraResult(Payload):
     """What became of those looked at; `waiting` have not been gone for the route's `hold` yet, and `held` says why some wait
-    for an operator. `ended`: none is left behind `cursor`."""
+    for an operator. `ended`: none is left behind `cursor`, which has not moved where the page is to be looked at again."""
 
     cursor: str = ""
     ended: bool = False

@@ -392,11 +392,9 @@ class Pass:
             done = await patiently(PassActivities.delete_extra, asked, options.SCAN, self._troubled, bulk=True)
             self._counters = self._counters.plus(Counters(deleted=done.deleted, failed=done.failed))
             self._show()
+            self._deleted_up_to, ended = done.cursor, done.ended
             if done.held:
-                self._deleted_up_to = ""
                 await self._hold(done.held)
-            else:
-                self._deleted_up_to, ended = done.cursor, done.ended
 
     async def _weigh(self) -> None:
         weigh = WeighInput(route=self._input.route, pass_id=self._progress.pass_id, filters=self._input.filters, counters=self._counters)

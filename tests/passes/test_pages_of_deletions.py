@@ -18,27 +18,38 @@ from activities.steering import Steerings
 from activities.turns import Turns
 from replication.errors import PermissionRefused, Throttled
 from replication.limits import MIB
-from replication.passes import ExtraInput, ExtraResult, Filters, KeyRange, WeighInput
+from replication.passes import ExtraInput, ExtraResult, Filters, KeyRange, Steering, SteeringShare, WeighInput
 from replication.routes import Route
 from stores.memory import MemoryStore
 from tests.passes.in_memory import Bench, bench
 
 
 class Steered:
-    """Stands for a pass that nobody steers."""
+    """Stands for a pass that is steered like this from the beginning to the end."""
+
+    def __init__(self, steering: Steering) -> None:
+        self._share = SteeringShare(steering=steering)
 
     @asynccontextmanager
     async def gate(self, workflow_id: str, partition: int, route: Route, turns: Turns) -> AsyncIterator[Gate]:
-        yield Gate(partition, turns)
+        gate = Gate(partition, turns)
+        gate.steer(self._share)
+        yield gate
 
 
 class Granting:
+    """Holds the deletion of `held`, and grants every other."""
+
+    def __init__(self, held: str) -> None:
+        self._held = held
+
     async def ask(self, route: str, key: str) -> Permit:
-        return Permit(True)
+        return Permit(key != self._held, "too many", held=True)
 
 
-def activities_of(made: Bench) -> PassActivities:
-    return PassActivities(made.settings, made.stores, made.ledger, cast(Permits, Granting()), cast(Steerings, Steered()), Turns())
+def activities_of(made: Bench, *, steering: Steering | None = None, held: str = "") -> PassActivities:
+    permits, steerings = cast(Permits, Granting(held)), cast(Steerings, Steered(steering or Steering()))
+    return PassActivities(made.settings, made.stores, made.ledger, permits, steerings, Turns())
 
 
 async def passed(made: Bench, pass_id: str, **filters: Any) -> ExtraResult:
@@ -122,11 +133,40 @@ async def test_what_a_failed_attempt_deleted_counts_and_nothing_goes_on_behind_i
         assert (ended.deleted, await made.replicas()) == (20, ["b/0"])
 
 
-class Denying(MemoryStore):
-    """Lets nobody delete."""
+async def test_the_deletions_of_a_paused_pass_keep_no_slot_and_are_made_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("activities.gate.REST_S", 0.1)
+    async with bench(deletes={"mode": "mirror", "max_percent": 100}) as made:
+        await three_are_gone(made)
+        await made.scan(pass_id="p1")
+        paused, asked = activities_of(made, steering=Steering(paused=True)), ExtraInput(route="r", pass_id="p1")
+        rested = await asyncio.wait_for(ActivityEnvironment().run(paused.delete_extra, asked), 20)
+        assert (rested.cursor, rested.ended, rested.deleted, len(await made.replicas())) == ("", False, 0, 21)
+        done = await ActivityEnvironment().run(activities_of(made).delete_extra, asked)
+        assert (done.ended, done.deleted, len(await made.replicas())) == (True, 3, 18)
 
-    async def delete(self, *what: Any, **how: Any) -> None:
-        raise PermissionRefused("403")
+
+class Denying(MemoryStore):
+    """Lets nobody delete, or nobody delete `protected`."""
+
+    protected = ""
+
+    async def delete(self, bucket: str, key: str, *what: Any, **how: Any) -> None:
+        if key == self.protected or not self.protected:
+            raise PermissionRefused("403")
+        await super().delete(bucket, key, *what, **how)
+
+
+async def test_a_page_of_which_some_are_held_is_counted_when_it_is_looked_at_again() -> None:
+    async with bench(deletes={"mode": "mirror", "max_percent": 100}) as made:
+        await three_are_gone(made)
+        await made.scan(pass_id="p1")
+        made.destination.__class__ = Denying
+        made.destination.protected = "a/01"  # type: ignore[attr-defined]
+        asked = ExtraInput(route="r", pass_id="p1")
+        held = await ActivityEnvironment().run(activities_of(made, held="a/02").delete_extra, asked)
+        assert (held.held, held.cursor, held.ended, held.deleted, held.failed) == ("too many", "", False, 1, 0)
+        done = await ActivityEnvironment().run(activities_of(made).delete_extra, asked)
+        assert (done.held, done.ended, done.deleted, done.failed) == ("", True, 1, 1)
 
 
 async def test_a_deletion_that_fails_is_in_quarantine_until_it_is_made() -> None:
