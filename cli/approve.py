@@ -11,6 +11,7 @@ from cli.open_passes import open_passes
 from cli.output import printable
 from cli.runs import of_route
 from cli.session import DONE, Session
+from cli.updates import update
 from replication.deletions import DeletionsProgress
 from replication.ids import deletions_id
 
@@ -36,13 +37,8 @@ async def _approve_passes(client: Client, route: str) -> dict[str, str]:
 
 
 async def _approve(handle: WorkflowHandle[Any, Any]) -> DeletionsProgress:
-    try:
-        held: DeletionsProgress = await handle.execute_update("approve", result_type=DeletionsProgress)
-        return held
-    except RPCError as error:
-        if error.status != RPCStatusCode.NOT_FOUND:
-            raise
-        return DeletionsProgress(route=handle.id, granted=0)
+    there, held = await update(handle, "approve", answer=DeletionsProgress)
+    return held if there else DeletionsProgress(route=handle.id, granted=0)
 
 
 async def _wake(client: Client, route: str) -> int:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
-from temporalio.client import (
-    Client,
-    WorkflowExecutionStatus,
-    WorkflowHandle,
-    WorkflowUpdateFailedError,
-    WorkflowUpdateRPCTimeoutOrCancelledError,
-)
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from cli.passes import ANSWER
+from cli.updates import update
 from replication.ids import pass_workflow_id
 from replication.passes import Mode, PassProgress
 from replication.units import format_size
-from workflows.client import TemporalUnreachable
 
-TAKEN = timedelta(seconds=30)
-"""How long an update may take: a server sends it to a worker that has just died for about ten seconds."""
 MODES: tuple[Mode, ...] = ("repair", "verify", "plan")
 
 
@@ -43,16 +34,7 @@ class OpenPass:
 
     async def update(self, name: str, *arguments: Any, answer: type | None = None) -> tuple[bool, Any]:
         """Whether the pass was still there, and its answer. Raises `TemporalUnreachable` where no worker takes it."""
-        try:
-            return True, await self.handle.execute_update(name, args=arguments, result_type=answer, rpc_timeout=TAKEN)
-        except WorkflowUpdateRPCTimeoutOrCancelledError:
-            raise TemporalUnreachable(f"no worker answers for {self.handle.id}: what was asked may still be done later") from None
-        except WorkflowUpdateFailedError:
-            return False, None
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
-            return False, None
+        return await update(self.handle, name, arguments, answer=answer)
 
 
 async def open_passes(client: Client, route: str) -> list[OpenPass]:

@@ -7,43 +7,43 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from temporalio.client import Client, WorkflowUpdateFailedError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import Client
 
 from cli.objects import Handle
 from cli.open_passes import open_passes
 from cli.output import printable
 from cli.runs import key_of, of_route
 from cli.session import DIFFERS, DONE, Session, check_key_argument
+from cli.updates import update
 from replication.ids import object_workflow_id
 
 
-async def run(session: Session, update: str, route_name: str, keys: Sequence[str]) -> int:
+async def run(session: Session, name: str, route_name: str, keys: Sequence[str]) -> int:
     """Exit code 1 when a key that was named has no open workflow."""
     route = session.route(route_name)
     for key in keys:
         check_key_argument(key)
     client, missing, count = await session.connect(), 0, 0
     if not keys:
-        await _steer_passes(session, client, route.name, update)
+        await _steer_passes(session, client, route.name, name)
     async for key, handle in _open(client, route.name, keys):
-        steered = await _steer(handle, update)
+        steered, _ = await update(handle, name)
         count += steered
         missing += not steered
-        told = f"{update}d" if steered else "not open"
+        told = f"{name}d" if steered else "not open"
         session.output.line(f"{told:<8} {printable(key)}")
-        session.output.document({"key": key, "route": route.name, "workflow_id": handle.id, update: steered})
+        session.output.document({"key": key, "route": route.name, "workflow_id": handle.id, name: steered})
     session.output.line(f"{count} objects of route {route.name}")
     return DIFFERS if missing and keys else DONE
 
 
-async def _steer_passes(session: Session, client: Client, route: str, update: str) -> None:
+async def _steer_passes(session: Session, client: Client, route: str, name: str) -> None:
     for found in await open_passes(client, route):
-        steered, _ = await found.update(update)
+        steered, _ = await found.update(name)
         if steered:
-            told = f"{update}d"
+            told = f"{name}d"
             session.output.line(f"{told:<8} {found.handle.id}")
-            session.output.document({"pass": found.mode, "route": route, "workflow_id": found.handle.id, update: True})
+            session.output.document({"pass": found.mode, "route": route, "workflow_id": found.handle.id, name: True})
 
 
 async def _open(client: Client, route: str, keys: Sequence[str]) -> AsyncIterator[tuple[str, Handle]]:
@@ -52,16 +52,3 @@ async def _open(client: Client, route: str, keys: Sequence[str]) -> AsyncIterato
     if not keys:
         async for run in client.list_workflows(of_route(route, 'ExecutionStatus = "Running"')):
             yield await key_of(client, run), client.get_workflow_handle(run.id)
-
-
-async def _steer(handle: Handle, update: str) -> bool:
-    """False where the workflow is not open (any more)."""
-    try:
-        await handle.execute_update(update)
-    except RPCError as error:
-        if error.status == RPCStatusCode.NOT_FOUND:
-            return False
-        raise
-    except WorkflowUpdateFailedError:
-        return False
-    return True

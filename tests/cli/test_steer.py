@@ -175,3 +175,28 @@ async def test_the_command_line_of_temporal_starts_asks_and_finds_the_same_workf
         return [run["execution"]["workflowId"] for run in json.loads(listed.stdout)] == [workflow_id]
 
     assert await eventually(found, 10.0, interval_s=0.2)
+
+
+@pytest.mark.parametrize("update", ["pause", "resume"])
+async def test_an_object_that_no_worker_answers_for_is_told_and_not_waited_for(
+    make_site: MakeSite, s3: S3Side, s3b: S3Side, new_key: PutKey, update: str
+) -> None:
+    site, key = make_site(), new_key(b"x")
+    started = await site.starter("copy", "pair", key)
+    told = await site.starter(update, "pair", key)
+
+    assert started.code == 0
+    assert (told.code, told.stdout) == (3, "")
+    assert [line.partition(": what")[0] for line in told.problems] == [f"starter.py: no worker answers for object:pair:{key}"]
+
+
+async def test_pause_without_a_worker_ends_at_sigterm_as_interrupted(make_site: MakeSite, s3: S3Side, s3b: S3Side, new_key: PutKey) -> None:
+    site, key = make_site(), new_key(b"x")
+    await site.starter("copy", "pair", key)
+    with site.launch("starter.py", "pause", "pair", key) as child:
+        with pytest.raises(subprocess.TimeoutExpired):  # past its start, and long before it would give up
+            await asyncio.to_thread(child.wait, 12.0)
+        child.terminate()
+        _, said = await asyncio.to_thread(child.communicate, timeout=20)
+
+    assert (child.returncode, said.decode().splitlines()) == (130, ["starter.py: interrupted"])
