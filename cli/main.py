@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.filters import add_filter_arguments, add_limit_arguments, count, since
+from cli.output import Output, OutputLost, printable
 from replication.errors import CertificateBroken, SettingsError, UsageError
 from replication.units import parse_duration
 
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(_prepare(options))
     except (SettingsError, UsageError) as error:
         return _fail(error, 2)
-    except CertificateBroken as error:
+    except (CertificateBroken, OutputLost) as error:
         return _fail(error, 1)
     except BrokenPipeError:
         # Whoever read our output has left; the interpreter must not stumble over it once more at exit.
@@ -178,8 +179,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: object, code: int) -> int:
-    from cli.output import printable
-
     for line in str(error).splitlines() or [repr(error)]:
         print(f"starter.py: {printable(line)}", file=sys.stderr)
     return code
@@ -211,7 +210,6 @@ def _prepare(options: argparse.Namespace) -> Command:
     """The command, ready to run: arguments and configuration are read, nothing is contacted."""
     import logging
 
-    from cli.output import Output
     from replication.logs import configure_logging
 
     configure_logging(level=logging.WARNING)

@@ -9,7 +9,12 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from typing import Any, TextIO
+
+
+class OutputLost(Exception):
+    """Standard output takes no more; the message says why in one line."""
 
 
 class Output:
@@ -18,6 +23,9 @@ class Output:
     def __init__(self, *, as_json: bool, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
         self.as_json = as_json
         self._stdout = stdout or sys.stdout
+        if stdout is None and isinstance(sys.stdout, TextIOWrapper):
+            # An encoding that lacks a letter of a key, of the locale or of PYTHONIOENCODING, gets it escaped.
+            sys.stdout.reconfigure(errors="backslashreplace")
         self._stderr = stderr or sys.stderr
 
     @property
@@ -62,7 +70,12 @@ class Output:
         Console(file=self._stdout, highlight=False).print(table)
 
     def _print(self, text: str) -> None:
-        print(text, file=self._stdout, flush=True)
+        try:
+            print(text, file=self._stdout, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputLost(f"standard output: {error.strerror}") from None
 
 
 def printable(text: str) -> str:

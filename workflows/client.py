@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -81,6 +82,8 @@ def leave(code: int) -> NoReturn:
     torn down aborts the process (exit code 134). So the interpreter is not torn down.
     """
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed before the process began
+            with contextlib.suppress(OSError):
+                stream.flush()
     os._exit(code)
