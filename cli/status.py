@@ -128,6 +128,8 @@ def _running(found: dict[str, Any]) -> str:
 def _pass(found: dict[str, Any]) -> str:
     counters = found["counters"]
     told = [f"{counters[name]:,} {name}" for name in ("listed", "copied", "updated", "skipped", "deleted", "waiting") if counters.get(name)]
+    anomalies = (("differing", "with anomalies"), ("extra", "at the destination only"))
+    told += [f"{counters[name]:,} {words}" for name, words in anomalies if found["mode"] == "verify" and counters.get(name)]
     failed = counters.get("failed", 0) + counters.get("blocked", 0)
     why = found.get("held") or found.get("problem") or found.get("reason") or ""
     told += [f"{failed:,} failed"] if failed else []

@@ -9,6 +9,7 @@ import pytest
 from cli.next_step import next_step
 from cli.standing import PRECISION, _largest
 from cli.states import quarantine_state
+from cli.status import _pass
 
 DUE = "2026-01-31T08:00:00Z"
 LATER = "2026-02-01T08:00:00Z"
@@ -71,3 +72,11 @@ async def test_the_oldest_is_found_with_few_questions(oldest: float) -> None:
     found = await _largest(is_any_older, 1.0)
     assert found <= oldest <= found * PRECISION * 1.01
     assert len(asked) < 40
+
+
+def test_an_ended_verification_is_told_with_its_anomalies() -> None:
+    counters = {"listed": 35, "skipped": 34, "differing": 1, "extra": 8}
+
+    assert _pass({"mode": "verify", "state": "incomplete", "counters": counters}) == (
+        "verify incomplete: 35 listed, 34 skipped, 1 with anomalies, 8 at the destination only"
+    )
