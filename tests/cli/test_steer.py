@@ -177,19 +177,6 @@ async def test_the_command_line_of_temporal_starts_asks_and_finds_the_same_workf
     assert await eventually(found, 10.0, interval_s=0.2)
 
 
-@pytest.mark.parametrize("update", ["pause", "resume"])
-async def test_an_object_that_no_worker_answers_for_is_told_and_not_waited_for(
-    make_site: MakeSite, s3: S3Side, s3b: S3Side, new_key: PutKey, update: str
-) -> None:
-    site, key = make_site(), new_key(b"x")
-    started = await site.starter("copy", "pair", key)
-    told = await site.starter(update, "pair", key)
-
-    assert started.code == 0
-    assert (told.code, told.stdout) == (3, "")
-    assert [line.partition(": what")[0] for line in told.problems] == [f"starter.py: no worker answers for object:pair:{key}"]
-
-
 async def test_pause_without_a_worker_ends_at_sigterm_as_interrupted(make_site: MakeSite, s3: S3Side, s3b: S3Side, new_key: PutKey) -> None:
     site, key = make_site(), new_key(b"x")
     await site.starter("copy", "pair", key)
