@@ -22,6 +22,9 @@ MAX_DOCUMENT = 16 << 20
 """Bytes. 1,000 keys of 1,024 bytes, each byte percent-encoded, are 3 MiB."""
 
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+MAX_DIGITS = 18
+"""Of a number: what is longer counts nothing that a store can hold."""
 NO_CHECKSUMS = Checksums()
 Fields = dict[str, str]
 
@@ -92,8 +95,17 @@ def _time(text: str) -> datetime:
         raise ServerFault(f"not a time: {text[:40]!r}") from error
 
 
+def _truncated(top: Fields, *markers: str) -> bool:
+    """Whether an answer is one page of several; one that does not say so is, where a marker leads on. What is no truth value is
+    never taken for the end: whatever is not listed counts as absent."""
+    told = top.get("IsTruncated", str(any(top.get(marker) for marker in markers))).strip().lower()
+    if told not in _TRUTH:
+        raise ServerFault(f"not a truth value: {told[:40]!r}")
+    return _TRUTH[told]
+
+
 def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS:
         raise ServerFault(f"not a number: {text[:40]!r}")
     return int(text)
 
@@ -131,7 +143,7 @@ def parse_listing(body: bytes) -> ListingPage:
     else:
         objects = _listed_quickly(*quick[:2], encoded)
     prefixes = [_text(fields["Prefix"], encoded) for fields in _named(root, "CommonPrefixes") if "Prefix" in fields]
-    return ListingPage(objects, prefixes, top.get("IsTruncated") == "true", top.get("NextContinuationToken", ""))
+    return ListingPage(objects, prefixes, _truncated(top, "NextContinuationToken"), top.get("NextContinuationToken", ""))
 
 
 def _listed_quickly(entries: list[tuple[str, ...]], names: tuple[str, ...], encoded: bool) -> list[ListedObject]:
@@ -182,7 +194,7 @@ def parse_parts(body: bytes) -> PartsPage:
         )
         for fields in _named(root, "Part")
     ]
-    return PartsPage(parts, top.get("IsTruncated") == "true", top.get("NextPartNumberMarker", ""))
+    return PartsPage(parts, _truncated(top), top.get("NextPartNumberMarker", ""))
 
 
 def parse_uploads(body: bytes) -> UploadsPage:
@@ -194,7 +206,7 @@ def parse_uploads(body: bytes) -> UploadsPage:
         for fields in _named(root, "Upload")
     ]
     key_marker = _text(top.get("NextKeyMarker", ""), encoded)
-    return UploadsPage(uploads, top.get("IsTruncated") == "true", key_marker, top.get("NextUploadIdMarker", ""))
+    return UploadsPage(uploads, _truncated(top), key_marker, top.get("NextUploadIdMarker", ""))
 
 
 def parse_result(body: bytes, name: str) -> Fields:

@@ -40,6 +40,23 @@ def test_keys_are_decoded_only_where_the_answer_says_that_they_are_encoded() -> 
 
 
 @pytest.mark.parametrize(
+    ("told", "truncated"),
+    [
+        ("<IsTruncated>true</IsTruncated>", True),
+        ("<IsTruncated>True</IsTruncated>", True),
+        ("<IsTruncated> true </IsTruncated>", True),
+        ("<IsTruncated>1</IsTruncated>", True),
+        ("<NextContinuationToken>t</NextContinuationToken>", True),
+        ("<IsTruncated>false</IsTruncated>", False),
+        ("<IsTruncated>false</IsTruncated><NextContinuationToken>t</NextContinuationToken>", False),
+        ("", False),
+    ],
+)
+def test_a_page_is_the_last_only_where_it_is_said(told: str, truncated: bool) -> None:
+    assert parse_listing(listing(ENTRY.format("k") + told)).truncated == truncated
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"",
@@ -48,13 +65,16 @@ def test_keys_are_decoded_only_where_the_answer_says_that_they_are_encoded() -> 
         b"<ListBucketResult>",
         listing("<Contents><Key>k</Key></Contents>"),
         listing(ENTRY.replace("<Size>1<", "<Size>-1<").format("k")),
+        listing(ENTRY.replace("<Size>1<", f"<Size>{'9' * 5000}<").replace("><", "> <").format("k")),
+        listing(ENTRY.format("k") + "<IsTruncated>yes</IsTruncated>"),
+        listing(ENTRY.format("k") + "<IsTruncated></IsTruncated>"),
         listing(ENTRY.replace("2026-01-02T03", "soon").format("k")),
         listing("<EncodingType>url</EncodingType>" + ENTRY.format("%FF")),
         b'<!DOCTYPE d [<!ENTITY a "b">]><ListBucketResult><Name>&a;</Name></ListBucketResult>',
         b'<!DOCTYPE d SYSTEM "file:///etc/passwd"><ListBucketResult/>',
         b"<ListBucketResult>" + b" " * (16 << 20) + b"</ListBucketResult>",
     ],
-    ids=["empty", "html", "text", "cut", "entry", "size", "time", "utf8", "entity", "external", "large"],
+    ids=["empty", "html", "text", "cut", "entry", "size", "digits", "truth", "no truth", "time", "utf8", "entity", "external", "large"],
 )
 def test_what_is_no_listing_is_a_fault_and_never_an_empty_listing(body: bytes) -> None:
     with pytest.raises(ServerFault):
