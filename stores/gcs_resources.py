@@ -14,6 +14,7 @@ from replication.errors import KeyInvalid, KeyUnrepresentable, ServerFault
 from replication.keys import RESERVED_PREFIX, key_problem
 from replication.models import Attributes, Checksums, ListedObject, ObjectInfo, OpenUpload, Version
 from stores.checksum import decode_crc, encode_crc
+from stores.mapping import in_utc
 
 Resource = dict[str, Any]
 """One JSON object of the API."""
@@ -189,7 +190,7 @@ def to_piece(resource: Mapping[str, Any]) -> Piece:
 
 
 def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
+    return in_utc(datetime.fromisoformat(text)) if text else None
 
 
 def _md5(text: str) -> str | None:

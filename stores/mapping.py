@@ -7,6 +7,7 @@ make the call. Everything else is here.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from replication.errors import (
     BucketNotFound,
@@ -75,6 +76,11 @@ def retry_after(header: str | None) -> float | None:
     except ValueError:
         return None
     return min(seconds, 3600.0) if seconds >= 0 else None
+
+
+def in_utc(told: datetime) -> datetime:
+    """A time that a store told; one without a zone (`-0000`, or none) is in UTC. It could be compared with no other else."""
+    return told if told.tzinfo is not None else told.replace(tzinfo=UTC)
 
 
 # --- S3 --------------------------------------------------------------------------------------------------------------

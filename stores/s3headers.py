@@ -14,6 +14,7 @@ from replication.errors import IntegrityMismatch, MetadataUnrepresentable, Serve
 from replication.fidelity import decode_header_value, encode_header_value, stored_encoding
 from replication.models import Attributes, Checksums, Condition, ObjectInfo, Version
 from stores.checksum import decode_crc, encode_crc
+from stores.mapping import in_utc
 from stores.s3xml import unquote_etag
 from stores.signing import encode_key
 
@@ -126,7 +127,7 @@ def version_id(headers: Mapping[str, str]) -> str:
 @lru_cache(maxsize=1024)
 def _parse_date(text: str) -> datetime:
     """Objects that were written together have the same time."""
-    return parsedate_to_datetime(text)
+    return in_utc(parsedate_to_datetime(text))
 
 
 def _attributes(headers: Mapping[str, str], tags: dict[str, str] | None) -> Attributes:

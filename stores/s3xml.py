@@ -16,6 +16,7 @@ from lxml import etree
 from replication.errors import ServerFault
 from replication.models import Checksums, ListedObject, OpenUpload, Part, Version
 from stores.checksum import decode_crc, encode_crc
+from stores.mapping import in_utc
 from stores.s3quick import quick_entries
 
 MAX_DOCUMENT = 16 << 20
@@ -90,7 +91,7 @@ def _named(root: etree._Element, name: str) -> Iterator[Fields]:
 
 def _time(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text)
+        return in_utc(datetime.fromisoformat(text))
     except ValueError as error:
         raise ServerFault(f"not a time: {text[:40]!r}") from error
 

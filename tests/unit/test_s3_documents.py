@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +29,19 @@ def listing(inside: str) -> bytes:
 def head(**headers: str) -> CIMultiDict[str]:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return CIMultiDict({"Content-Length": "7", "Last-Modified": "Fri, 02 Jan 2026 03:04:05 GMT", "ETag": f'"{MD5}"', **named})
+
+
+# --- times -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("told", ["Fri, 02 Jan 2026 03:04:05 -0000", "Fri, 02 Jan 2026 03:04:05", "Fri Jan  2 03:04:05 2026"])
+def test_a_head_without_a_zone_is_in_utc(told: str) -> None:
+    assert object_info("k", head(Last_Modified=told)).version.modified == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def test_a_listing_without_a_zone_is_in_utc() -> None:
+    page = parse_listing(listing(ENTRY.replace("678Z", "678").format("k")))
+    assert page.objects[0].version.modified == datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 
 
 # --- documents ---------------------------------------------------------------------------------------------------------
