@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-from replication.errors import BucketNotFound, IntegrityMismatch, ObjectError, ObjectNotFound, Refused, SourceChanged
+from replication.errors import BucketNotFound, IntegrityMismatch, ObjectError, ObjectNotFound, Refused, ServerFault, SourceChanged
 from replication.keys import RESERVED_PREFIX
 from replication.models import ObjectInfo
 from stores.chunks import Data
@@ -21,6 +21,9 @@ BUCKET_SEEN_S = 5.0
 """How long a bucket that answered is taken to be there, when a 404 has to be told apart."""
 IN_FLIGHT = 16
 """Compose and delete requests at a time for one upload."""
+
+EMPTY_PAGES = 1000
+"""So many may follow each other in a listing."""
 
 T = TypeVar("T")
 
@@ -63,7 +66,9 @@ class GcsObjects:
         self, bucket: str, prefix: str, *, start: str = "", page_size: int = 1000, metadata: bool = False, versions: bool = False
     ) -> AsyncIterator[list[Resource]]:
         token: str | None = None
+        empty = 0
         while True:
+            before = token
             try:
                 page, token = await self._api.list_page(
                     bucket, prefix, start=start, token=token, page_size=page_size, metadata=metadata, versions=versions
@@ -73,6 +78,9 @@ class GcsObjects:
             yield page
             if token is None:
                 return
+            empty = 0 if page else empty + 1
+            if token == before or empty > EMPTY_PAGES:
+                raise ServerFault(f"the listing of {bucket!r} is cut short but does not go on")
 
     async def insert(self, bucket: str, resource: Resource, data: Data, size_bytes: int, if_generation: str | None) -> Resource:
         """Inserts an object. A value in the resource that the store calls invalid may be the CRC32C: tried again."""

@@ -406,6 +406,13 @@ async def test_a_refused_head_is_never_absence(status: int, reason: str, error: 
             await script.store.head("b", "k")
 
 
+async def test_a_listing_that_does_not_go_on_is_a_fault_and_not_asked_for_ever() -> None:
+    pages = [EMPTY | {"nextPageToken": token} for token in ("1", "2", "2")]
+    async with scripted(*map(said, pages)) as script:
+        with pytest.raises(ServerFault, match="does not go on"):
+            [page async for page in script.store.list_objects("b")]
+
+
 async def test_a_missing_object_is_not_absence_while_the_bucket_cannot_be_listed() -> None:
     async with scripted(refused(404, "notFound"), refused(403, "forbidden")) as script:
         with pytest.raises(PermissionRefused):
