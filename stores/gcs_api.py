@@ -136,7 +136,10 @@ class GcsApi:
             "fields": fields,
         }
         page = await self._json("GET", f"/b/{quote(bucket, safe='')}/o", query, f"list {bucket!r}")
-        return page.get("items") or [], page.get("nextPageToken") or None
+        items, following = page.get("items") or [], page.get("nextPageToken") or None
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items) or not isinstance(following, str | None):
+            raise ServerFault(f"list {bucket!r}: the answer is no page of a listing")
+        return items, following
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -158,7 +161,7 @@ class GcsApi:
             raise gcs_error(status, text, answered, what)
         try:
             answer = json.loads(text) if text.strip() else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ServerFault(f"{what}: the answer is not JSON") from error
         if answer is not None and not isinstance(answer, dict):
             raise ServerFault(f"{what}: the answer is not a JSON object")

@@ -63,7 +63,7 @@ def _explanation(body: bytes) -> tuple[str, str]:
         error = json.loads(body)["error"]
         reasons = [str(one.get("reason", "")) for one in error.get("errors", [])]
         return (reasons[0] if reasons else ""), str(error.get("message", ""))[:MAX_QUOTED]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "", ""
 
 

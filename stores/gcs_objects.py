@@ -120,11 +120,13 @@ class GcsObjects:
                 await self.look_at(source[0])
                 await self.look_at(bucket)
                 raise SourceChanged(f"generation {source[2]} of {source[1]!r} is gone") from error
+            made, token = answer.get("resource"), answer.get("rewriteToken")
             if progress is not None:
                 progress(int(answer.get("totalBytesRewritten", 0)))
-            if answer.get("done"):
-                return dict(answer["resource"])
-            token = str(answer["rewriteToken"])
+            if answer.get("done") and isinstance(made, dict):
+                return made
+            if answer.get("done") or not isinstance(token, str):
+                raise ServerFault(f"rewrite of {source[1]!r} to {name!r}: the answer neither ends it nor leads on")
 
     async def remove(self, bucket: str, temporaries: Iterable[tuple[str, str | None]]) -> None:
         """Removes temporary objects, by name and generation; one that is gone already is no error, a missing bucket is.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -130,25 +129,31 @@ def same_attributes(found: Attributes, wanted: Attributes) -> bool:
 def to_version(resource: Mapping[str, Any]) -> Version:
     """`modified` is when the content was made; the API's `updated` moves with the metadata."""
     try:
+        size_bytes = int(resource.get("size", 0))
+        if size_bytes < 0:
+            raise ValueError("negative size")
         return Version(
-            size_bytes=int(resource.get("size", 0)),
+            size_bytes=size_bytes,
             etag=str(resource.get("etag", "")),
             id=str(int(resource["generation"])),
             revision=str(resource.get("metageneration", "")),
             modified=_time(resource.get("timeCreated")),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ServerFault(f"an object resource without a readable generation, size or time: {error!r}") from error
 
 
 def to_checksums(resource: Mapping[str, Any]) -> Checksums:
     """Composite objects have no MD5."""
     crc32c, md5 = resource.get("crc32c"), resource.get("md5Hash")
-    return Checksums(crc32c=decode_crc(crc32c) if crc32c else None, md5=_md5(md5) if md5 else None)
+    return Checksums(crc32c=decode_crc(str(crc32c)) if crc32c else None, md5=_md5(str(md5)) if md5 else None)
 
 
 def to_attributes(resource: Mapping[str, Any]) -> Attributes:
-    metadata = dict(resource.get("metadata") or {})
+    told = resource.get("metadata") or {}
+    if not isinstance(told, dict):
+        raise ServerFault("an object resource whose metadata is no JSON object")
+    metadata = {name: str(value) for name, value in told.items()}
     expires = metadata.pop(EXPIRES_KEY, "")
     fields: dict[str, Any] = {name: str(resource.get(field) or "") for name, field in _FIELDS.items()}
     return Attributes(**fields, expires=expires, storage_class=str(resource.get("storageClass") or ""), metadata=metadata)
@@ -159,7 +164,7 @@ def to_info(resource: Mapping[str, Any]) -> ObjectInfo:
 
 
 def to_listed(resource: Mapping[str, Any]) -> ListedObject:
-    return ListedObject(str(resource["name"]), to_version(resource), to_checksums(resource), str(resource.get("storageClass") or ""))
+    return ListedObject(_name(resource), to_version(resource), to_checksums(resource), str(resource.get("storageClass") or ""))
 
 
 def upload_of(resource: Mapping[str, Any]) -> OpenUpload | None:
@@ -167,7 +172,7 @@ def upload_of(resource: Mapping[str, Any]) -> OpenUpload | None:
     key, made = (resource.get("metadata") or {}).get(KEY_KEY), to_version(resource).modified
     if key is None or made is None:
         return None
-    upload_id = str(resource["name"]).removeprefix(PARTS_PREFIX).partition("/")[0]
+    upload_id = _name(resource).removeprefix(PARTS_PREFIX).partition("/")[0]
     return OpenUpload(unquote(key), upload_id, made)
 
 
@@ -186,7 +191,14 @@ def to_piece(resource: Mapping[str, Any]) -> Piece:
     version, crc32c = to_version(resource), to_checksums(resource).crc32c
     if crc32c is None:
         raise ServerFault("an object resource without a CRC32C")
-    return Piece(str(resource["name"]), version.id, version.size_bytes, crc32c, str(resource.get("storageClass") or ""))
+    return Piece(_name(resource), version.id, version.size_bytes, crc32c, str(resource.get("storageClass") or ""))
+
+
+def _name(resource: Mapping[str, Any]) -> str:
+    name = resource.get("name")
+    if not isinstance(name, str):
+        raise ServerFault("an object resource without a name")
+    return name
 
 
 def _time(text: str | None) -> datetime | None:
@@ -196,5 +208,5 @@ def _time(text: str | None) -> datetime | None:
 def _md5(text: str) -> str | None:
     try:
         return b64decode(text, validate=True).hex()
-    except binascii.Error:
+    except ValueError:
         return None

@@ -413,6 +413,45 @@ async def test_a_listing_that_does_not_go_on_is_a_fault_and_not_asked_for_ever()
             [page async for page in script.store.list_objects("b")]
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        {"items": {"name": "k"}},
+        {"items": [1]},
+        {"items": [{"generation": "7"}]},
+        {"items": [resource(size="-1")]},
+        {"items": [resource(size=1e400)]},
+        {"nextPageToken": 1},
+    ],
+)
+async def test_what_is_no_page_of_a_listing_is_a_fault(page: dict[str, Any]) -> None:
+    async with scripted(said(page)) as script:
+        with pytest.raises(ServerFault):
+            [entry async for entry in script.store.list_objects("b")]
+
+
+async def test_an_answer_that_is_nested_without_end_is_a_fault() -> None:
+    async with scripted(web.Response(text="[" * 100_000), web.Response(status=500, text="[" * 100_000)) as script:
+        for _ in range(2):
+            with pytest.raises(ServerFault):
+                await script.store.head("b", "k")
+
+
+@pytest.mark.parametrize("answer", [{"done": True}, {"done": False}, {}])
+async def test_a_rewrite_that_neither_ends_nor_goes_on_is_a_fault(answer: dict[str, Any]) -> None:
+    async with scripted(said(answer)) as script:
+        with pytest.raises(ServerFault):
+            await script.store.copy("b", "k", Version(5, id="7"), "b", "other", Attributes(), ANY)
+
+
+async def test_a_checksum_of_another_form_is_none_and_metadata_is_text() -> None:
+    async with scripted(said(resource(crc32c=5, md5Hash=[1], metadata={"a": 5})), said(resource(metadata=[1]))) as script:
+        info = await script.store.head("b", "k")
+        assert (info.checksums.crc32c, info.checksums.md5, info.attributes.metadata) == (None, None, {"a": "5"})
+        with pytest.raises(ServerFault):
+            await script.store.head("b", "k")
+
+
 async def test_a_missing_object_is_not_absence_while_the_bucket_cannot_be_listed() -> None:
     async with scripted(refused(404, "notFound"), refused(403, "forbidden")) as script:
         with pytest.raises(PermissionRefused):
