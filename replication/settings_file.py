@@ -13,6 +13,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from yaml.constructor import ConstructorError
 
 from replication.errors import SettingsError
 
@@ -43,6 +44,16 @@ class _Loader(yaml.SafeLoader):
         }
         self.duplicates: list[tuple[int, str]] = []
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """PyYAML makes whatever a tag or a form such as `0x_` promises of a scalar, and fails in Python's own words."""
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, str):
+                value.encode()  # an escape may stand for half of a character
+        except (ValueError, LookupError, AttributeError):
+            raise ConstructorError(None, None, "found a value that is not what its form promises", node.start_mark) from None
+        return value
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
@@ -60,6 +71,8 @@ def parse_document(text: str, name: str) -> Any:
         document = loader.get_single_data()
     except yaml.YAMLError as error:
         raise SettingsError([f"{name}: {_syntax_problem(error)}"]) from None
+    except RecursionError:
+        raise SettingsError([f"{name}: is nested too deeply"]) from None
     if loader.duplicates:
         raise SettingsError([f"{name}: line {line}: duplicate key '{key}'" for line, key in sorted(set(loader.duplicates))])
     return document

@@ -131,6 +131,19 @@ def test_the_queues_of_control_and_transfer_differ() -> None:
 # --- refusing: the file ----------------------------------------------------------------------------------------------
 
 
+NO_VALUES = [
+    f"!!int {SECRET}",
+    '!!int ""',
+    f"!!float {SECRET}",
+    f"!!bool {SECRET}",
+    f"!!timestamp {SECRET}",
+    "0x_",
+    "0b_",
+    "9" * 5000,
+    '"\\ud800"',
+]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -140,6 +153,9 @@ def test_the_queues_of_control_and_transfer_differ() -> None:
         (f"a: !{SECRET} b", "line 1, column 4: could not determine a constructor for the tag"),
         (f'a: "{SECRET}', "line 1, column 20: found unexpected end of stream"),
         ("a: \x01", "holds a character that YAML does not allow"),
+        *((f"a: {scalar}", "line 1, column 4: found a value that is not what its form promises") for scalar in NO_VALUES),
+        ("[" * 5000, "is nested too deeply"),
+        ("a: {" * 3000, "is nested too deeply"),
         ("temporal: {}\nledger: x\ntemporal: {}\n", "line 3: duplicate key 'temporal'"),
         ("stores:\n  a: {type: s3, region: x, region: y}", "line 2: duplicate key 'region'"),
     ],
