@@ -141,7 +141,7 @@ class Connections:
                 _, connection = await loop.create_connection(made, sock=connected, ssl=context, server_hostname=host if context else None)
         except TimeoutError as error:
             raise StoreTimeout("no connection within the time limit") from error
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ssl.SSLError, UnicodeError) as error:  # the last: a name that no resolver takes
             raise EndpointUnreachable(f"cannot connect: {error}") from error
         return connection
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -31,6 +32,8 @@ from stores.signing import UNSIGNED_PAYLOAD, Credentials, Signer, encode_key, en
 
 COMMIT_IDLE_S = 600.0
 """Longest silence while the store copies or completes: AWS sends whitespace meanwhile, other stores nothing."""
+_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+"""A bucket's name that can stand before a host's: any other stands in the path. Certificates cover no further dots."""
 _NO_HEADERS: Mapping[str, str] = {}
 
 
@@ -108,7 +111,7 @@ class Address:
     def locate(self, bucket: str, key: str) -> tuple[str, str]:
         """Host and encoded path of a key, or of the bucket itself for ""."""
         tail = f"/{encode_key(key)}"
-        if self.path_style or "." in bucket:
+        if self.path_style or not _LABEL.fullmatch(bucket):
             return self.host, f"{self.path}/{encode_key(bucket)}{tail if key else ''}"
         return f"{bucket}.{self.host}", f"{self.path}{tail}"
 

@@ -347,6 +347,12 @@ async def test_a_port_without_a_listener_is_unreachable(connections: Connections
         await ask(connections, server)
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64])
+async def test_a_name_that_no_resolver_takes_is_unreachable(connections: Connections, host: str) -> None:
+    with pytest.raises(EndpointUnreachable):
+        await connections.exchange("GET", f"http://{host}", "/", {}, None, max_body=10, idle_timeout_s=1)
+
+
 async def test_an_endpoint_whose_certificate_nobody_vouches_for_is_unreachable(connections: Connections, tmp_path: Path) -> None:
     for verifying, expected in ((connections, EndpointUnreachable), (Connections(verify=False), None)):
         async with running(Server(OK), self_signed(tmp_path)) as server:

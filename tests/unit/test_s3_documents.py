@@ -266,6 +266,9 @@ def test_fences_and_pins() -> None:
     [
         (None, "eu-west-1", None, "photos", ("photos.s3.eu-west-1.amazonaws.com", "/a%2Bb/../c")),
         (None, "eu-west-1", None, "my.photos", ("s3.eu-west-1.amazonaws.com", "/my.photos/a%2Bb/../c")),
+        (None, "eu-west-1", None, "p" * 64, ("s3.eu-west-1.amazonaws.com", f"/{'p' * 64}/a%2Bb/../c")),
+        (None, "eu-west-1", None, "Old_Photos", ("s3.eu-west-1.amazonaws.com", "/Old_Photos/a%2Bb/../c")),
+        (None, "eu-west-1", None, "else?", ("s3.eu-west-1.amazonaws.com", "/else%3F/a%2Bb/../c")),
         (None, "eu-west-1", True, "photos", ("s3.eu-west-1.amazonaws.com", "/photos/a%2Bb/../c")),
         (None, "cn-north-1", None, "photos", ("photos.s3.cn-north-1.amazonaws.com.cn", "/a%2Bb/../c")),
         ("http://127.0.0.1:8333/", "us-east-1", None, "photos", ("127.0.0.1:8333", "/photos/a%2Bb/../c")),
