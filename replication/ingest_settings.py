@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from replication.secrets import SecretRef
-from replication.store_settings import Count, Endpoint, HostPort, SettingsModel, check_key_pair, split_url
+from replication.store_settings import Count, Endpoint, HostPort, Region, SettingsModel, check_key_pair, split_url
 from replication.units import Duration, Size
 
 
@@ -29,7 +29,7 @@ class SqsSettings(SettingsModel):
 
     queue_url: Annotated[str, AfterValidator(_queue_url)]
     endpoint: Endpoint | None = None
-    region: str = "us-east-1"
+    region: Region = "us-east-1"
     access_key_id: SecretRef | None = None
     secret_access_key: SecretRef | None = None
     session_token: SecretRef | None = None

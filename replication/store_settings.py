@@ -54,6 +54,8 @@ def split_url(value: str) -> SplitResult:
     if "@" in url.netloc:
         raise ValueError("must not hold a user or password")
     check_host(url.hostname)
+    if any(not 1 <= len(label) <= 63 for label in url.hostname.removesuffix(".").split(".")) and ":" not in url.hostname:
+        raise ValueError("must name a host: each part between two dots has 1 to 63 characters")
     return url
 
 
@@ -90,6 +92,16 @@ def _check_endpoint(value: str) -> str:
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
 
 
+def _region(value: str) -> str:
+    if len(value) > 63 or not re.fullmatch(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", value):
+        raise ValueError("must be a region's name such as us-east-1")
+    return value
+
+
+Region = Annotated[str, AfterValidator(_region)]
+"""It becomes part of the name of AWS's endpoint, and of what is signed."""
+
+
 def endpoint_identity(endpoint: str) -> str:
     """`scheme://host:port` of an endpoint in one spelling, so that two names of one endpoint are seen to be one."""
     url = split_url(endpoint)
@@ -123,7 +135,7 @@ class S3Settings(SettingsModel):
     """Amazon S3 (no `endpoint`) or a store that speaks its API. Without keys, the default AWS credential chain."""
 
     type: Literal["s3"]
-    region: str = "us-east-1"
+    region: Region = "us-east-1"
     endpoint: Endpoint | None = None
     access_key_id: SecretRef | None = None
     secret_access_key: SecretRef | None = None
