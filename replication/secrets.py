@@ -28,15 +28,22 @@ SecretRef = Annotated[str, AfterValidator(check_reference)]
 def resolve_secret(ref: str, environ: Mapping[str, str], *, field: str = "") -> str:
     """The secret that `ref` points at, read now. A file's trailing line break is not part of it.
 
-    Raises `SettingsError` naming `field` and the variable or file when there is none or it is empty.
+    Raises `SettingsError` naming `field` and the variable or file when there is none, or it cannot be one.
     """
     scheme, _, name = ref.partition(":")
     where = f"{field}: " if field else ""
-    if scheme == "env":
-        if secret := environ.get(name):
-            return secret
-        raise SettingsError([f"{where}the environment variable {name} is not set"])
-    return _read_secret(Path(name), where)
+    if scheme != "env":
+        return _usable(_read_secret(Path(name), where), name, where)
+    if secret := environ.get(name):
+        return _usable(secret, f"the environment variable {name}", where)
+    raise SettingsError([f"{where}the environment variable {name} is not set"])
+
+
+def _usable(secret: str, origin: str, where: str) -> str:
+    """Every secret travels in a header, or signs one."""
+    if not secret.isprintable():
+        raise SettingsError([f"{where}{origin} holds a line break or another character that no secret has"])
+    return secret
 
 
 def _read_secret(path: Path, where: str) -> str:

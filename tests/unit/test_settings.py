@@ -551,6 +551,15 @@ def test_a_secret_that_is_not_there_is_told_by_variable_and_field(tmp_path: Path
         resolve_secret(f"file:{tmp_path}/empty", {})
 
 
+@pytest.mark.parametrize("secret", ["two\nlines", "a\tb", "nul\0", "\udcff"])
+def test_what_no_header_can_carry_is_no_secret(tmp_path: Path, secret: str) -> None:
+    with pytest.raises(SettingsError, match=r"^token: the environment variable KEY holds a line break or another character"):
+        resolve_secret("env:KEY", {"KEY": secret}, field="token")
+    (tmp_path / "key").write_text("two\nlines\n")
+    with pytest.raises(SettingsError, match=r"/key holds a line break"):
+        resolve_secret(f"file:{tmp_path}/key", {})
+
+
 def test_no_secret_is_resolved_while_loading() -> None:
     assert yaml.safe_load(EXAMPLE.read_text())["stores"]["weed"]["access_key_id"] == "env:WEED_KEY"
     assert "env:WEED_KEY" in repr(load_settings(EXAMPLE, {"WEED_KEY": SECRET}))
