@@ -21,8 +21,10 @@ from typing import Any, Literal
 from google.api_core.exceptions import Forbidden, GoogleAPICallError
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.cloud import storage
+from requests.exceptions import RequestException
 
 from replication.errors import (
+    EndpointUnreachable,
     IntegrityMismatch,
     NotSupported,
     ObjectError,
@@ -311,6 +313,10 @@ class GcsStore(Store):
             return False, "storage.buckets.get is not granted: versioning is unknown"
         except GoogleAPICallError as error:
             raise gcs_error(int(error.code or 500), b"", {}, f"get bucket {bucket!r}") from error
+        except ValueError as error:
+            raise ServerFault(f"get bucket {bucket!r}: the answer is not JSON") from error
+        except RequestException as error:
+            raise EndpointUnreachable(f"get bucket {bucket!r}: {error}") from error
         return versioned, "versioned" if versioned else "not versioned"
 
     def _bucket_versioning(self, bucket: str, credentials: Credentials) -> bool:

@@ -22,6 +22,7 @@ from aiohttp import web
 from embedded.fake_gcs import FakeGcs
 from replication.errors import (
     CredentialsRefused,
+    EndpointUnreachable,
     IntegrityMismatch,
     NotSupported,
     ObjectError,
@@ -411,6 +412,24 @@ async def test_a_listing_that_does_not_go_on_is_a_fault_and_not_asked_for_ever()
     async with scripted(*map(said, pages)) as script:
         with pytest.raises(ServerFault, match="does not go on"):
             [page async for page in script.store.list_objects("b")]
+
+
+async def hang_up(request: web.Request) -> web.StreamResponse:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+@pytest.mark.parametrize(("answer", "problem"), [(hang_up, EndpointUnreachable), (web.Response(text="<html>"), ServerFault)])
+async def test_a_bucket_whose_settings_cannot_be_had_is_told_by_name(answer: web.Response | Answer, problem: type[ObjectError]) -> None:
+    async with scripted(said(EMPTY), answer) as script:
+        with pytest.raises(problem, match="get bucket 'b'"):
+            await script.store.probe("b", writable=False)
+
+
+async def test_who_may_not_read_the_settings_of_a_bucket_may_use_it() -> None:
+    async with scripted(said(EMPTY), refused(403, "forbidden")) as script:
+        assert "versioning is unknown" in (await script.store.probe("b", writable=False)).detail
 
 
 @pytest.mark.parametrize(
