@@ -11,6 +11,7 @@ from temporalio.service import RPCError
 
 from cli.next_step import next_step
 from cli.objects import WORKFLOW, read_progress
+from cli.open_passes import open_passes
 from cli.output import Output, moment, printable
 from cli.records import records
 from cli.runs import closed_result, quoted
@@ -34,8 +35,8 @@ async def run(session: Session, route_name: str, key: str) -> int:
     check_key_argument(key)
     seen, view, code = await _look(session, route, key)
     kept, recorded = await records(session, route, key, view)
-    workflow, next_pass, reachable = await _workflow(session, route.name, key)
-    told: dict[str, Any] = {"route": route.name, "key": key, **seen, **kept, "workflow": workflow}
+    workflow, next_pass, held, reachable = await _workflow(session, route.name, key)
+    told: dict[str, Any] = {"route": route.name, "key": key, **seen, **kept, "held": held, "workflow": workflow}
     told["next"] = next_step(told, next_pass)
     session.output.document(told)
     _tell(session.output, told)
@@ -113,16 +114,22 @@ def _mark(mark: Mark) -> dict[str, Any]:
 # --- the workflow ----------------------------------------------------------------------------------------------------
 
 
-async def _workflow(session: Session, route: str, key: str) -> tuple[dict[str, Any], str | None, bool]:
-    """The open run and the last closed one, when the next pass is due, and whether Temporal could be asked."""
+async def _workflow(session: Session, route: str, key: str) -> tuple[dict[str, Any], str | None, str, bool]:
+    """The open run and the last closed one, when the next pass is due, what the running one holds, and whether Temporal could be
+    asked."""
     workflow_id = object_workflow_id(route, key)
     try:
         client = await session.connect()
         due = [found.at for found in await next_passes(client, route) if found.mode == "repair" and found.at]
         runs = await _runs(client, workflow_id, route, key)
-        return {"id": workflow_id, **runs}, moment(due[0].timestamp()) if due else None, True
+        return {"id": workflow_id, **runs}, moment(due[0].timestamp()) if due else None, await _held(client, route), True
     except (TemporalUnreachable, RPCError) as error:
-        return {"id": workflow_id, "error": str(error)}, None, False
+        return {"id": workflow_id, "error": str(error)}, None, "", False
+
+
+async def _held(client: Client, route: str) -> str:
+    told = [await found.progress() for found in await open_passes(client, route) if found.mode == "repair"]
+    return next((progress.held for progress in told if progress), "")
 
 
 async def _runs(client: Client, workflow_id: str, route: str, key: str) -> dict[str, Any]:

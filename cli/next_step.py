@@ -20,7 +20,7 @@ def next_step(told: dict[str, Any], next_pass: str | None) -> dict[str, Any]:
         return {"what": PHASES.get(opened.get("phase") or "", "its workflow is at it now"), "at": None}
     decision = told.get("decision") or {}
     if pending := told.get("pending_deletion"):
-        return _deletion(pending, decision, next_pass)
+        return _deletion(pending, decision, next_pass, told.get("held") or "")
     resting = told.get("quarantine")
     if decision.get("action") in SETTLED and not (resting and decision["reason"] == "both-absent"):
         return {"what": f"nothing until it changes: {decision['reason']}", "at": None}
@@ -32,10 +32,12 @@ def next_step(told: dict[str, Any], next_pass: str | None) -> dict[str, Any]:
     return {"what": what if next_pass else f"{what}; no pass is scheduled", "at": next_pass}
 
 
-def _deletion(pending: dict[str, Any], decision: dict[str, Any], next_pass: str | None) -> dict[str, Any]:
-    """The first pass after the hold looks again, and deletes what is still without a source."""
+def _deletion(pending: dict[str, Any], decision: dict[str, Any], next_pass: str | None, held: str) -> dict[str, Any]:
+    """The first pass after the hold looks again, and deletes what is still without a source; one that is `held` waits with it."""
     if decision and decision["action"] != "delete":
         return {"what": f"its deletion is dropped by the next pass: {decision['reason']}", "at": next_pass}
     due = pending["not_before"]
+    if held:
+        return {"what": f"the pass waits for `approve` ({held}); its replica goes then, if {due} is past", "at": None}
     what = f"its replica is deleted by the first pass after {due}, unless `undo` or the source comes first"
     return {"what": what, "at": max(due, next_pass) if next_pass else due}

@@ -58,6 +58,7 @@ async def test_a_held_pass_goes_on_after_approve_which_tells_what_was_held(make_
     await lane.starter("reconcile", "--wait")
     await lane.remove(1, 2)
     held = await lane.starter("reconcile", "--wait")
+    explained = await lane.starter("explain", lane.key(1))
     status = await lane.status()
     await lane.starter("pause")
     await lane.starter("resume")
@@ -66,6 +67,7 @@ async def test_a_held_pass_goes_on_after_approve_which_tells_what_was_held(make_
     await eventually(lambda: _left(lane, 1), 30.0, interval_s=0.2)
 
     assert (held.code, held.document["state"]) == (1, "held")
+    assert explained.document["next"]["what"].startswith("the pass waits for `approve` (2 deletions, more than 1); its replica goes then")
     (running,) = status["passes"]
     assert (running["state"], running["held"]) == ("held", "2 deletions, more than 1")
     assert resumed["passes"][0]["state"] == "held"
