@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -94,12 +95,13 @@ def parse(text: bytes) -> Journal | None:
     parts: dict[int, StoredPart] = {}
     for line in text.splitlines():
         entry = _entry(line)
-        if isinstance(entry.get("key"), str):
-            key, started = entry["key"], datetime.fromtimestamp(entry["started"], UTC)
-        elif "crc32c" in entry:
-            parts[entry["number"]] = _stored(entry)
-        elif "number" in entry:
-            parts.pop(entry["number"], None)
+        with suppress(KeyError, TypeError, ValueError, OverflowError, OSError):  # a line that is not ours says nothing
+            if isinstance(entry.get("key"), str):
+                key, started = entry["key"], datetime.fromtimestamp(entry["started"], UTC)
+            elif "crc32c" in entry:
+                parts[entry["number"]] = _stored(entry)
+            elif "number" in entry:
+                parts.pop(entry["number"], None)
     return None if key is None else Journal(key, started, parts)
 
 
@@ -111,7 +113,7 @@ def _stored(entry: dict[str, Any]) -> StoredPart:
 def _entry(line: bytes) -> dict[str, Any]:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}
 

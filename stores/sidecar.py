@@ -64,10 +64,19 @@ def _is_sound(record: Record) -> bool:
     numbers = (record.size_bytes, record.mtime_ns, record.crc32c or 0)
     pairs = [record.attributes.metadata, record.attributes.tags or {}]
     texts = [value for name, value in _fields(record.attributes).items() if name not in ("metadata", "tags")]
-    if not all(isinstance(number, int) for number in numbers) or not all(isinstance(pair, dict) for pair in pairs):
+    if not all(type(number) is int for number in numbers) or not all(isinstance(pair, dict) for pair in pairs):
         return False
     texts += [text for pair in pairs for item in pair.items() for text in item]
-    return all(isinstance(text, str) for text in texts)
+    return 0 <= (record.crc32c or 0) < 1 << 32 and all(isinstance(text, str) and _is_unicode(text) for text in texts)
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can escape halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def sidecar_name(name: bytes) -> bytes:

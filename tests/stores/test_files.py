@@ -422,7 +422,11 @@ async def test_a_file_with_a_second_name_gets_a_sidecar(store: FileStore, root: 
     [b"", b"{", b"[]", b"null", b'{"size_bytes":1}', b'{"size_bytes":1,"mtime_ns":1,"crc32c":"x","attributes":{}}',
      b'{"size_bytes":1,"mtime_ns":1,"crc32c":1,"attributes":{"metadata":[1]}}',
      b'{"size_bytes":1,"mtime_ns":1,"crc32c":1,"attributes":{"metadata":{"a":1}}}',
-     b'{"size_bytes":1,"mtime_ns":1,"crc32c":1,"attributes":{"content_type":7}}', b"\xff\xfe", b"[" * 100_000],
+     b'{"size_bytes":1,"mtime_ns":1,"crc32c":1,"attributes":{"content_type":7}}',
+     b'{"size_bytes":1,"mtime_ns":1,"crc32c":-1,"attributes":{}}', b'{"size_bytes":1,"mtime_ns":1,"crc32c":4294967296,"attributes":{}}',
+     b'{"size_bytes":1,"mtime_ns":1,"crc32c":true,"attributes":{}}',
+     b'{"size_bytes":1,"mtime_ns":1,"crc32c":1,"attributes":{"metadata":{"a":"\\ud800"}}}',
+     b"\xff\xfe", b"[" * 100_000],
 )  # fmt: skip
 def test_a_record_that_we_did_not_write_is_no_record(text: bytes) -> None:
     assert sidecar.Record.decode(text) is None
@@ -461,6 +465,8 @@ def test_a_line_after_a_torn_one_is_read() -> None:
     text = journal.opening("key", started) + b'\n{"number":2,"offs' + journal.finished(part, 0)
     assert journal.parse(text) == journal.Journal("key", started, {1: journal.StoredPart(part, 0)})
     assert journal.parse(b'\n{"key":"ke') is None
+    foreign = [b'{"key":"k"}', b'{"key":"k","started":1e300}', b'{"number":[1]}', b'{"number":1,"crc32c":1}', b"[" * 100_000, b"\0" * 9]
+    assert journal.parse(b"\n".join([text, *foreign])) == journal.parse(text)
 
 
 async def test_a_part_whose_replacement_failed_is_no_longer_whole(store: FileStore) -> None:
