@@ -94,7 +94,7 @@ def _open(above: int, parts: list[bytes], path: str, prefix: str, start_after: s
 def _names(folder: int, path: str, prefix: str, start_after: str, ours: bool) -> tuple[list[str], dict[str, bytes]]:
     """The entries of one directory that matter, subdirectories with a final "/", in order (code points: UTF-8 order); and
     which of them are escaped."""
-    names, foreign, count = [], {}, 0
+    names, foreign, count, others = [], {}, 0, 0
     with os.scandir(folder) as entries:
         for entry in entries:
             text, is_folder = os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)
@@ -111,6 +111,9 @@ def _names(folder: int, path: str, prefix: str, start_after: str, ours: bool) ->
                     names.append(name + "/")
             elif ours == name.startswith(RESERVED_NAME) and (ours or _is_wanted(path + name, prefix, start_after)):
                 names.append(name)
+                others += not ours and not entry.is_file(follow_symlinks=False)
+    if others:
+        log.warning("%d names in %r are symbolic links or no regular files, and are passed over", others, path)
     if count:
         log.warning("%d names in %r are not UTF-8 and cannot be keys", count, path)
         foreign = {name: foreign[name] for name in foreign.keys() - set(names)}  # what has such a name stays what it is

@@ -432,6 +432,17 @@ def test_a_record_that_we_did_not_write_is_no_record(text: bytes) -> None:
     assert sidecar.Record.decode(text) is None
 
 
+async def test_what_a_listing_passes_over_is_in_the_log(store: FileStore, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = root / "bucket" / "d"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"x")
+    (folder / "link").symlink_to("file")
+    (folder / "away").symlink_to("/")
+    os.mkfifo(folder / "pipe")
+    assert [entry.key async for page in store.list_objects("bucket") for entry in page] == ["d/file"]
+    assert "3 names in 'd/' are symbolic links or no regular files" in caplog.text
+
+
 async def test_bytes_that_rotted_on_the_disk_are_not_copied(store: FileStore, root: Path) -> None:
     await put(store, "source", b"good bytes")
     path = root / "bucket" / "source"
