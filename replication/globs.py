@@ -7,21 +7,42 @@ character, since a key may hold any: `[*]` is a literal star. A pattern matches 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 _RANGE = re.compile(".-.|.", re.DOTALL)
 """A range of a set, or one member: `-` is a member where it comes first or last."""
+
+SEGMENT, ACROSS, FOLDERS = "[^/]*", ".*", "(?:.*/)?"
+_STARS = (SEGMENT, ACROSS, FOLDERS)
+"""What `*`, `**` and `**/` become."""
 
 
 def glob_regex(pattern: str) -> str:
     """The regular expression of `pattern`, to be matched in full with DOTALL. Raises ValueError for a bad pattern."""
     if not pattern:
         raise ValueError("is an empty pattern")
-    out, at = "", 0
+    pieces, at = [], 0
     while at < len(pattern):
         piece, at = _translate(pattern, at)
-        out += piece
-    return out
+        pieces.append(piece)
+    return "".join(_settled(pieces))
+
+
+def _settled(pieces: list[str]) -> Iterator[str]:
+    """The pieces, where a star and what follows it take the first place that fits if the next star makes up for any later one.
+
+    Trying every place for every star would take a key of 1,024 bytes and five stars for hours."""
+    stars = [at for at, piece in enumerate(pieces) if piece in _STARS] + [len(pieces)]
+    yield from pieces[: stars[0]]
+    for at, following in pairwise(stars):
+        star, between = pieces[at], "".join(pieces[at + 1 : following])
+        next_star = pieces[following] if following < len(pieces) else ""
+        in_segment = star == SEGMENT and "/" not in pieces[at + 1 : following]
+        if between and ((next_star == ACROSS and star in (SEGMENT, ACROSS)) or (next_star == SEGMENT and in_segment)):
+            yield f"(?>{star}?{between})"
+        else:
+            yield star + between
 
 
 def _translate(pattern: str, at: int) -> tuple[str, int]:
@@ -40,10 +61,10 @@ def _stars(pattern: str, at: int) -> tuple[str, int]:
     while end < len(pattern) and pattern[end] == "*":
         end += 1
     if end - at == 1:
-        return "[^/]*", end
+        return SEGMENT, end
     if (at == 0 or pattern[at - 1] == "/") and pattern[end : end + 1] == "/":
-        return "(?:.*/)?", end + 1
-    return ".*", end
+        return FOLDERS, end + 1
+    return ACROSS, end
 
 
 def _one_of(pattern: str, at: int) -> tuple[str, int]:

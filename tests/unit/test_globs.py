@@ -57,6 +57,30 @@ def test_no_patterns_compile_to_nothing() -> None:
     assert compile_globs([]) is None
 
 
+def plain(pattern: str, key: str) -> bool:
+    """Star by star, every place tried."""
+    if not pattern:
+        return not key
+    if pattern[0] != "*":
+        return bool(key) and (key[0] == pattern[0] or (pattern[0] == "?" and key[0] != "/")) and plain(pattern[1:], key[1:])
+    rest = pattern.lstrip("*")
+    across = len(pattern) - len(rest) > 1
+    return any(plain(rest, key[at:]) for at in range(len(key) + 1) if across or "/" not in key[:at])
+
+
+@given(
+    st.text(alphabet="ab*?/", max_size=12).filter(lambda pattern: pattern and "**/" not in pattern), st.text(alphabet="ab/", max_size=10)
+)
+def test_a_pattern_of_many_stars_matches_what_trying_every_place_does(pattern: str, key: str) -> None:
+    assert matches(pattern, key) == plain(pattern, key)
+
+
+@pytest.mark.parametrize("pattern", ["*-*-*-*-*-*.tmp", "**a**a**a**a**a**b", "*[a-]*?-*-**-b"])
+def test_no_key_makes_a_pattern_of_many_stars_try_for_ever(pattern: str) -> None:
+    for key in ("-" * 1024, "a" * 1024, "a-" * 512):
+        assert not matches(pattern, key)
+
+
 @given(st.text(max_size=40))
 def test_a_key_with_its_special_characters_bracketed_matches_itself_only(key: str) -> None:
     pattern = "".join(f"[{char}]" if char in "*?[" else char for char in key)
