@@ -35,7 +35,7 @@ def begin(root: str, bucket: str, key: str, upload_id: str, started: datetime) -
         name = journal.journal_name(upload_id)
         folder, fd, made = create_beside(bucket_fd, parents, name, key)
         try:
-            os.write(fd, journal.opening(key, started))
+            write_at(fd, [journal.opening(key, started)], 0)
             os.fsync(fd)
             os.close(os.open(journal.temporary_name(upload_id), CREATE, 0o666, dir_fd=folder))
             sync_directory(folder)

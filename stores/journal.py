@@ -7,6 +7,7 @@ by a crash spoils nothing but itself.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -76,7 +77,8 @@ def append(folder: int, upload_id: str, line: bytes, *, sync: bool) -> None:
     """Adds a line. FileNotFoundError when the upload was aborted or completed meanwhile."""
     fd = open_regular(folder, journal_name(upload_id), os.O_WRONLY | os.O_APPEND)
     try:
-        os.write(fd, line)
+        if os.write(fd, line) < len(line):  # the disk is full: what is torn here says nothing, and must not pass for said
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if sync:
             os.fdatasync(fd)
     finally:

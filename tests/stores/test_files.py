@@ -471,6 +471,17 @@ async def test_a_torn_journal_line_costs_its_own_part_only(store: FileStore, roo
     assert leftovers(root) == []
 
 
+async def test_a_line_that_a_full_disk_cuts_short_is_told(store: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload, write = await store.begin_upload("bucket", "key", Attributes()), os.write
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda fd, data: write(fd, data[:-3]))
+        with pytest.raises(NoSpace):
+            await store.put_part("bucket", "key", upload, 1, 0, Body.of(b"one"))
+    part = await store.put_part("bucket", "key", upload, 1, 0, Body.of(b"one"))
+    await store.complete_upload("bucket", "key", upload, [part], Attributes(), ABSENT, crc32c=crc32c(b"one"))
+    assert await get(store, "key") == b"one"
+
+
 def test_a_line_after_a_torn_one_is_read() -> None:
     started, part = datetime(2026, 1, 1, tzinfo=UTC), Part(1, 3, f"{7:08x}", 7)
     text = journal.opening("key", started) + b'\n{"number":2,"offs' + journal.finished(part, 0)
