@@ -37,7 +37,7 @@ from activities.turns import Turns
 from ledger.ledger import Ledger
 from replication.errors import SettingsError
 from replication.logs import configure_logging
-from replication.settings import Settings, load_settings
+from replication.settings import Settings, check_roots, load_settings
 from stores.registry import Stores
 from workflows.bytecode import bytecode_of
 from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, leave, prometheus_runtime
@@ -162,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging()
     try:
         settings = load_settings(options.config, os.environ)
+        check_roots(settings, lambda root: Path(os.path.realpath(root)))
         _run(_main(settings, options.role))
     except SettingsError as error:
         print(error, file=sys.stderr)

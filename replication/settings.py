@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -19,7 +19,7 @@ from replication.route_settings import LocationSettings, PartsSettings, RouteSet
 from replication.routes import Route, build_route
 from replication.settings_checks import Sound, cross_problems
 from replication.settings_file import describe, parse_document
-from replication.store_settings import Count, HostPort, S3Settings, SettingsModel, StoreSettings
+from replication.store_settings import Count, FileSettings, HostPort, S3Settings, SettingsModel, StoreSettings
 from replication.units import Duration, Size, format_size
 
 K = TypeVar("K")
@@ -193,6 +193,28 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     except UnicodeDecodeError:
         raise SettingsError([f"{path}: is not UTF-8"]) from None
     return parse_settings(parse_document(text, str(path)))
+
+
+def check_roots(settings: Settings, real_path: Callable[[Path], Path]) -> None:
+    """Raises `SettingsError` for routes that meet once the links in the roots of file systems are followed, as `real_path` does.
+
+    Buckets and prefixes are never links."""
+    stores = {
+        name: store.model_copy(update={"root": real_path(store.root)}) if isinstance(store, FileSettings) else store
+        for name, store in settings.stores.items()
+    }
+    routes = dict(enumerate(settings.routes))
+    sound = Sound(
+        stores=stores,
+        sources={index: route.source for index, route in routes.items()},
+        destinations={index: route.destination for index, route in routes.items()},
+        parts={},
+        watches={},
+        store_names=frozenset(stores),
+        route_names={index: route.name for index, route in routes.items()},
+    )
+    if problems := cross_problems(sound):
+        raise SettingsError(problems)
 
 
 def parse_settings(document: Any) -> Settings:

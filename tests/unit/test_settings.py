@@ -16,7 +16,7 @@ from replication.errors import SettingsError
 from replication.limits import GIB, MIB
 from replication.route_settings import DeletesSettings
 from replication.secrets import resolve_secret
-from replication.settings import Settings, WorkerSettings, load_settings, memory_bound, parse_settings
+from replication.settings import Settings, WorkerSettings, check_roots, load_settings, memory_bound, parse_settings
 from replication.settings_file import models_in
 from replication.store_settings import FileSettings, S3Settings
 
@@ -549,6 +549,17 @@ def test_a_secret_that_is_not_there_is_told_by_variable_and_field(tmp_path: Path
     (tmp_path / "empty").touch()
     with pytest.raises(SettingsError, match=r"is empty$"):
         resolve_secret(f"file:{tmp_path}/empty", {})
+
+
+def test_routes_that_meet_behind_a_link_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "alias").symlink_to("real")
+    stores = {name: {"type": "file", "root": str(tmp_path / name)} for name in ("real", "alias", "else")}
+    routes = [route("inward", "real:b/", "alias:b/copies/"), route("one", "real:c/", "else:d/"), route("other", "alias:c/", "else:e/")]
+    settings = parse_settings({"stores": stores, "routes": routes})
+    with pytest.raises(SettingsError, match=r"^routes\[0\]\.destination: overlaps .* would replicate its own replicas$"):
+        check_roots(settings, Path.resolve)
+    check_roots(parse_settings({"stores": stores, "routes": routes[1:]}), Path.resolve)
 
 
 @pytest.mark.parametrize("secret", ["two\nlines", "a\tb", "nul\0", "\udcff"])
