@@ -35,7 +35,7 @@ from activities.steering import Steerings
 from activities.streams import Ways
 from activities.turns import Turns
 from ledger.ledger import Ledger
-from replication.errors import SettingsError
+from replication.errors import LedgerUnavailable, SettingsError
 from replication.logs import configure_logging
 from replication.settings import Settings, check_roots, load_settings
 from stores.registry import Stores
@@ -120,6 +120,14 @@ async def running(workers: Sequence[Worker]) -> AsyncIterator[None]:
         await asyncio.gather(*(worker.shutdown() for worker in workers))
 
 
+async def _look_at(ledger: Ledger) -> None:
+    """A ledger that is away, or of another release, stops no worker: it may be there when it is needed."""
+    try:
+        await ledger.find("", "")
+    except LedgerUnavailable as error:
+        log.warning("%s; what needs it waits", error)
+
+
 async def run_worker(settings: Settings, role: str, environ: Mapping[str, str], stop: asyncio.Event) -> None:
     """Connects, polls until `stop` is set, finishes or hands back what runs, closes everything."""
     runtime = prometheus_runtime(settings.worker.metrics)
@@ -133,6 +141,7 @@ async def run_worker(settings: Settings, role: str, environ: Mapping[str, str], 
         with bytecode_of(WORKFLOWS):
             async with running(build_workers(client, settings, stores, ledger, role)):
                 log.info("worker is ready: role %s, task queue %s, %d routes", role, settings.temporal.task_queue, len(settings.routes))
+                await _look_at(ledger)
                 await stop.wait()
                 log.info("worker is stopping")
     finally:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import urllib.request
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from embedded.ports import free_port
@@ -14,6 +16,7 @@ from tests.cli.conftest import PART
 from tests.cli.site import Site
 from tests.e2e.sides import GcsSide, S3Side
 from tests.faults.rig import WorkerProcess, noise, sha256
+from tests.poll import eventually
 
 PutKey = Callable[[bytes], str]
 MakeSite = Callable[..., Site]
@@ -37,6 +40,21 @@ async def test_an_idle_worker_stops_at_sigterm_with_0_and_wrote_only_json(make_s
     assert worker.log.with_suffix(".out").read_bytes() == b""
     messages = [line["message"] for line in lines(worker)]
     assert "worker is stopping" in messages
+
+
+async def test_a_worker_whose_ledger_cannot_be_used_says_so_before_anything_needs_it(make_site: MakeSite, tmp_path: Path) -> None:
+    newer = tmp_path / "newer.db"
+    with sqlite3.connect(newer) as database:
+        database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        database.execute("INSERT INTO alembic_version VALUES ('9999')")
+    worker = await make_site(ledger=f"sqlite:///{newer}").worker()
+
+    def told() -> list[dict[str, Any]]:
+        return [line for line in lines(worker) if line["level"] == "warning"]
+
+    assert await eventually(lambda: bool(told()), 20.0)
+    assert "the schema '9999', of another release; what needs it waits" in told()[0]["message"]
+    assert await worker.terminate(STOP_S) == 0
 
 
 async def test_both_roles_in_processes_of_their_own_do_the_job_together_and_serve_metrics(
