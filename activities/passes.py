@@ -13,7 +13,7 @@ from activities.deletions import Permits
 from activities.examine import READERS, Verify
 from activities.gate import Gate, KeptOut
 from activities.outcomes import EVERYBODYS, Outcomes, Plan, Repair
-from activities.recording import audit_of, quarantined
+from activities.recording import RECEIVED, audit_of, quarantined, record
 from activities.scan import Scan
 from activities.settle import Settler
 from activities.splitting import Splitter
@@ -205,7 +205,10 @@ class PassActivities:
         return ""
 
     async def _record(self, result: ReplicateObjectResult) -> None:
-        entry = audit_of(result, activity.info().workflow_id or "")
+        workflow = activity.info().workflow_id or ""
+        if result.outcome in RECEIVED:  # its source came back
+            return await record(self._ledger, result, workflow)
+        entry = audit_of(result, workflow)
         gone = [(result.route, result.key)]
         await self._ledger.record(audit=[entry] if entry else [], forgotten=gone, released=gone)
 

@@ -180,6 +180,21 @@ async def test_a_deletion_that_fails_is_in_quarantine_until_it_is_made() -> None
         assert await made.ledger.quarantine("r") == []
 
 
+async def test_a_small_object_that_came_back_before_its_deletion_is_copied_and_has_its_receipt() -> None:
+    async with bench(deletes={"mode": "mirror", "max_percent": 100}) as made:
+        await three_are_gone(made)
+        await made.scan(pass_id="p1")
+        await made.put("a/00", b"new")
+        result = await ActivityEnvironment().run(activities_of(made).delete_extra, ExtraInput(route="r", pass_id="p1"))
+        assert (result.deleted, result.kept) == (2, 1)
+        receipt = await made.ledger.find("r", "a/00")
+        assert receipt is not None
+        assert receipt.size_bytes == 3
+        assert [entry.action for entry in await made.ledger.history("r", "a/00")] == ["copied", "copied"]
+        again = await made.scan(pass_id="p2")
+        assert (again.counters.skipped, again.counters.copied) == (19, 0)
+
+
 async def test_a_large_object_that_came_back_before_its_deletion_leaves_no_upload() -> None:
     async with bench(deletes={"mode": "mirror", "max_percent": 100}, parts={"one_shot_max": "8MiB", "part_size": "8MiB"}) as made:
         await three_are_gone(made)
