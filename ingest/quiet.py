@@ -2,7 +2,8 @@
 
 A file counts once its size, modification time and inode have stayed the same for the quiet period. The clock of the file
 system is not trusted: a time in the future makes nobody wait for it. What is gone is due after the same period, and after
-the files that appeared in the same moment: a file that was renamed arrives before its old name goes.
+the files that appeared in the same moment: a file that was renamed arrives before its old name goes. Where a directory takes
+a file's place, or a file a directory's, it is the other way round.
 """
 
 from __future__ import annotations

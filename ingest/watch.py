@@ -43,6 +43,8 @@ STARTS = 500
 TICK_S = 0.1
 SETTLED_S = 600.0
 """How long the old name of a renamed file waits for the new one to be stored."""
+GONE_S = 30.0
+"""How long a file waits for the deletion of what stands in its way: a `hold`, or a stop of deletions, may take days."""
 WATCH_LIMIT = "file watch limit"
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -127,7 +129,8 @@ class WatchIngestor:
             watching.set()
             if batch:
                 self._received(len(batch))
-                await self._note({path for kind, path in batch if kind != Change.deleted}, {path for _, path in batch})
+                removed = {path for kind, path in batch if kind == Change.deleted}
+                await self._note({path for kind, path in batch if kind != Change.deleted}, removed)
 
     async def _poll(self, watching: asyncio.Event, ended: asyncio.Event) -> None:
         """Notes what differs from the last round. The library's own polling goes by whole seconds, and misses what
@@ -139,17 +142,18 @@ class WatchIngestor:
             now = await asyncio.to_thread(lambda: dict(self._files(str(self.folder))))
             touched = {path for path in known.keys() | now.keys() if known.get(path) != now.get(path)}
             self._received(len(touched))
-            await self._note(touched & now.keys(), touched)
+            await self._note(touched & now.keys(), touched - now.keys())
             known = now
 
     def _received(self, count: int) -> None:
         self.counts["received"] += count
         metrics.received("watch", count)
 
-    async def _note(self, appeared: set[str], touched: set[str]) -> None:
-        """Takes a look at everything that a batch of changes names; directories stand for all that is in them."""
+    async def _note(self, appeared: set[str], removed: set[str]) -> None:
+        """Takes a look at everything that a batch of changes names; directories stand for all that is in them. A name that was
+        removed may be another file's or directory's by now: what it stood for before is gone all the same."""
         now, present, gone = self.clock(), set[str](), list[str]()
-        for path in sorted(touched):
+        for path in sorted(appeared | removed):
             key = self._key(path)
             if key is None:
                 continue
@@ -157,10 +161,9 @@ class WatchIngestor:
             if isinstance(found, Look):
                 self._quiet.note(key, found, now)
                 present.add(key)
-            elif found == "folder":
-                if path in appeared:
-                    present |= await self._note_folder(path)
-            elif found == "gone":
+            elif found == "folder" and path in appeared:
+                present |= await self._note_folder(path)
+            if found == "gone" or path in removed:
                 gone.append(key)
         for key in gone:
             await self._note_gone(key, frozenset(present))
@@ -177,10 +180,40 @@ class WatchIngestor:
 
     async def _note_gone(self, key: str, after: frozenset[str]) -> None:
         """A name that is gone was a file, or a directory, of which only the destination knows what was in it."""
-        self._quiet.note(key, None, self.clock(), after=after)
+        if not await self._holds(key):
+            await self._note_lost(key, after)
         if self.route.settings.deletes_mode == "mirror":
             async for below in self._replicas(key + "/"):
-                self._quiet.note(below, None, self.clock(), after=after)
+                if not await self._holds(below):
+                    await self._note_lost(below, after)
+
+    async def _note_lost(self, key: str, after: frozenset[str] = frozenset()) -> None:
+        """Notes a key that the folder does not hold any more. Where a directory took a file's place, or a file a directory's, what
+        is new waits: at a destination with directories, what is gone stands in its way."""
+        heirs = await asyncio.to_thread(self._heirs, key) if self.route.settings.deletes_mode == "mirror" else {}
+        self._quiet.note(key, None, self.clock(), after=frozenset() if heirs else after)
+        for heir, look in heirs.items():
+            self._quiet.note(heir, look, self.clock(), after=frozenset({key}))
+
+    def _heirs(self, key: str) -> dict[str, Look]:
+        """The files below what is a directory now, or the file that stands where a directory above it stood."""
+        path = self.folder / key
+        if self._look(str(path)) == "folder":
+            below = ((self._key(file), look) for file, look in self._files(str(path)))
+            return {heir: look for heir, look in below if heir is not None}
+        for above in path.parents:
+            found = self._look(str(above))
+            heir = self._key(str(above))
+            if isinstance(found, Look) and heir is not None:
+                return {heir: found}
+            if found != "gone" or above == self.folder:
+                return {}
+        return {}
+
+    async def _holds(self, key: str) -> bool:
+        """Whether the folder has an object of this key now; a key that ends in "/" is a directory's."""
+        found = await asyncio.to_thread(self._look, str(self.folder / key))
+        return isinstance(found, Look) or (found == "folder" and key.endswith("/"))
 
     # --- the comparison of everything ----------------------------------------------------------------------------------
 
@@ -198,17 +231,19 @@ class WatchIngestor:
         if self.route.settings.deletes_mode == "mirror":
             async for key in self._replicas(location.prefix):
                 await self._room(ended)
-                if not await asyncio.to_thread(os.path.lexists, self.folder / key):
-                    self._quiet.note(key, None, self.clock())
+                if not await self._holds(key):
+                    await self._note_lost(key)
         self.counts["compared"] += 1
         self.report(True, "")
         log.info("watch of %s: compared", self.folder, extra={"route": self.route.name})
 
     async def _replicas(self, prefix: str) -> AsyncIterator[str]:
         """Source keys of the objects at the destination whose key starts with `prefix`."""
-        if not prefix.startswith(self.route.source.prefix):
+        location, whole = self.route.destination, self.route.source.prefix
+        if whole.startswith(prefix):
+            prefix = whole
+        elif not prefix.startswith(whole):
             return
-        location = self.route.destination
         pages = self.stores.get(location.store).list_objects(location.bucket, self.route.destination_key(prefix))
         async for page in pages:
             for item in page:
@@ -241,15 +276,17 @@ class WatchIngestor:
         return False
 
     async def _start(self, looks: dict[str, Look | None], stop: asyncio.Event) -> None:
-        """Starts files as they are, and waits for those that a name which is gone waits for."""
+        """Starts files as they are, and waits for those that others wait for."""
         if not looks:
             return
         targets = [Target(self.route.name, key, self.wall_clock()) for key in looks]
         started = await self.dispatcher.deliver(targets, stop)
         self.counts["started"] += len(targets) - len(started.unavailable) - len(started.refused)
-        awaited = self._quiet.awaited() & {key for key, look in looks.items() if look is not None}
-        if awaited:
-            await self.dispatcher.settled([Target(self.route.name, key) for key in sorted(awaited)], SETTLED_S)
+        awaited = self._quiet.awaited()
+        for is_gone, longest_s in ((False, SETTLED_S), (True, GONE_S)):
+            keys = sorted(key for key, look in looks.items() if key in awaited and (look is None) == is_gone)
+            if keys:
+                await self.dispatcher.settled([Target(self.route.name, key) for key in keys], longest_s)
         for target in targets:
             if target not in started.unavailable:
                 self._quiet.done(target.key, looks[target.key])

@@ -189,7 +189,7 @@ ENDPOINTS = st.from_regex(r"https?://[a-z]{1,10}\.example(:[1-9][0-9]{1,3})?", f
 S3_STORES = st.fixed_dictionaries(
     {"type": st.just("s3")},
     optional={
-        "region": st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1),
+        "region": st.from_regex(r"[A-Za-z0-9_-]{1,30}(\.[A-Za-z0-9_-]{1,30})?", fullmatch=True),
         "endpoint": ENDPOINTS,
         "path_style": st.booleans(),
     },

@@ -154,6 +154,41 @@ async def test_what_people_do_with_files_ends_at_the_destination(rig: Rig, tmp_p
     assert "skipped, symbolic link" in caplog.text
 
 
+def swap(folder: Path, aside: Path) -> None:
+    """A file becomes a directory, a directory a file, another directory another one, and a third file a link."""
+    os.unlink(folder / "file")
+    write(folder / "file/in", "below")
+    shutil.move(folder / "dir", aside / "dir")
+    write(folder / "dir", "a file")
+    shutil.move(folder / "other", aside / "other")
+    write(folder / "other/new", "new")
+    os.unlink(folder / "linked")
+    os.symlink(folder / "other", folder / "linked")
+
+
+@pytest.mark.parametrize("followed", [True, False], ids=["while-it-runs", "while-it-is-down"])
+async def test_names_that_become_something_else_leave_nothing_behind(rig: Rig, tmp_path: Path, followed: bool) -> None:
+    aside, before = tmp_path / "aside", {"file": "1", "dir/x": "2", "dir/deep/y": "3", "other/old": "4", "linked": "5"}
+    aside.mkdir()
+    for name, text in before.items():
+        write(rig.folder / name, text)
+
+    async def left() -> bool:
+        """SeaweedFS keeps an empty directory for some seconds, in which nothing can be stored by its name: `dir` may come later."""
+        found = await asyncio.to_thread(rig.replicas)
+        return {key: text for key, text in found.items() if key != "dir"} == {"file/in": "below", "other/new": "new"}
+
+    async with rig.following():
+        await rig.ends_as(lambda: before)
+        if followed:
+            swap(rig.folder, aside)
+            await eventually(left, 40, interval_s=0.2)
+    if not followed:
+        swap(rig.folder, aside)
+        async with rig.following():
+            await eventually(left, 40, interval_s=0.2)
+
+
 async def test_a_renamed_file_is_stored_before_its_old_name_goes(rig: Rig) -> None:
     write(rig.folder / "old", "data")
     seen: list[set[str]] = []
