@@ -165,6 +165,15 @@ class PassProgress(Payload):
     held: str = ""
     problem: str = ""
 
+    @property
+    def standing(self) -> PassState:
+        """The state of a pass that has not ended."""
+        if self.steering.paused:
+            return "paused"
+        if self.held:
+            return "held"
+        return "waiting" if self.problem else "running"
+
 
 class KeyRange(Payload):
     """Keys below the route's prefix, greater than `after` and up to `up_to`, that one included; "" for no bound."""

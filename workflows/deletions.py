@@ -27,8 +27,6 @@ from workflows import options
 from workflows.visibility import PHASE, ROUTE, deletions_details
 
 IDLE = timedelta(minutes=1)
-UPDATES_PER_RUN = 1_000
-"""The server takes 2,000."""
 
 
 @workflow.defn(name="RouteDeletions", failure_exception_types=options.DEFECTS)
@@ -49,7 +47,7 @@ class RouteDeletions:
         while True:
             if await self._is_quiet() and self._window.is_idle(workflow.time(), self._limits):
                 return
-            if self._updates >= UPDATES_PER_RUN or workflow.info().is_continue_as_new_suggested():
+            if self._updates >= options.UPDATES_PER_RUN or workflow.info().is_continue_as_new_suggested():
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 workflow.continue_as_new(DeletionsInput(route=self._route, limits=self._limits, window=self._window))
 

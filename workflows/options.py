@@ -77,6 +77,8 @@ DEFECTS: tuple[type[BaseException], ...] = (
 parked task goes on after a rollback, and the SDK's `Replayer` waits for ever instead of telling the difference.
 """
 
+UPDATES_PER_RUN = 1_000
+"""Then a run that has answered so many goes on as a new one: the server takes 2,000."""
 MAX_RUNS_IN_FLIGHT = 200
 CONFLICT_LOOKS = 5
 """How often a fence may hold at the destination before the object rests in `conflict`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NoReturn
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError
@@ -34,6 +35,13 @@ class Stop(Exception):
 
 class Suspended(Exception):
     """Raised inside a step when the run should continue as new instead of going on."""
+
+
+async def suspend() -> NoReturn:
+    """Raises `Suspended` once nobody waits for an answer of this run."""
+    await workflow.wait_condition(workflow.all_handlers_finished)
+    heed_cancellation()
+    raise Suspended
 
 
 def heed_cancellation() -> None:

@@ -36,7 +36,8 @@ from tests.conftest import running
 from tests.lab import Lab, make_lab
 from tests.poll import eventually
 from tests.replay.scenarios import SHORT_HISTORIES
-from workflows.passes import UPDATES_PER_RUN, ReconcileRoute
+from workflows.options import UPDATES_PER_RUN
+from workflows.passes import ReconcileRoute
 
 ENDS: list[EndPassInput] = []
 
