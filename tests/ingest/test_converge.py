@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ingest.dispatch import COALESCE_S
 from ingest.sqs import SqsIngestor
-from replication.ids import object_workflow_id
 from tests.e2e.sides import Properties, Seen, Side
 from tests.ingest.conftest import Rig
 from tests.ingest.test_events import s3_body, s3_record
@@ -21,8 +18,8 @@ PUT, DELETE = "ObjectCreated:Put", "ObjectRemoved:Delete"
 
 
 @asynccontextmanager
-async def following(rig: Rig, coalesce_s: float = 0.05) -> AsyncIterator[SqsIngestor]:
-    ingestor, stop = rig.ingestor(coalesce_s=coalesce_s), asyncio.Event()
+async def following(rig: Rig) -> AsyncIterator[SqsIngestor]:
+    ingestor, stop = rig.ingestor(), asyncio.Event()
     async with rig.worker():
         task = asyncio.create_task(ingestor.run(stop))
         try:
@@ -62,24 +59,17 @@ async def test_events_that_come_while_the_source_changes_end_in_its_last_state(r
     assert rig.is_replicated("k", b"v11")
 
 
-async def test_a_hot_key_is_signalled_seldom_and_ends_right(rig: Rig) -> None:
+async def test_a_hot_key_ends_right(rig: Rig) -> None:
+    """How seldom it is signalled is counted in `test_burst.py`."""
     crowd = s3_body(*[s3_record("hot", PUT, bucket=rig.source.bucket)] * 20)
     await asyncio.to_thread(rig.source.put, "hot", b"first")
-    began = time.monotonic()
-    async with following(rig, COALESCE_S) as ingestor:
-        await asyncio.to_thread(rig.queue.send_many, [crowd] * 200)
+    async with following(rig) as ingestor:
+        await asyncio.to_thread(rig.queue.send_many, [crowd] * 40)
         await asyncio.to_thread(rig.source.put, "hot", b"last")
         rig.queue.send(event(rig, "hot", PUT))
         await quiet(rig, 120)
-        assert ingestor.counts["received"] >= 201
-    took_s = time.monotonic() - began
+        assert ingestor.counts["received"] >= 41
     assert rig.is_replicated("hot", b"last")
-    runs = [run async for run in rig.client.list_workflows(f'WorkflowId = "{object_workflow_id(rig.route, "hot")}"')]
-    starts = 0
-    for run in runs:
-        history = await rig.client.get_workflow_handle(run.id, run_id=run.run_id).fetch_history()
-        starts += sum("SIGNALED" in str(item) for item in history.to_json_dict()["events"])
-    assert 1 <= starts <= 1 + took_s / COALESCE_S, "4,001 events, and at most one signal in each interval"
 
 
 # --- a long random history of one bucket -------------------------------------------------------------------------------
