@@ -69,13 +69,13 @@ class ReconcilePartition:
                     workflow.continue_as_new(
                         PartitionInput(scan=self._scan, done=self._counters, shares_at_once=self._shares, orders=self._orders)
                     )
+            await self._drained(0)
         except Stop as stop:
             return PartitionResult(counters=self._counters, problem=f"{stop.reason}: {stop.message}")
         except BaseException as error:
             if not is_cancelled_exception(error):
                 raise
             return PartitionResult(counters=self._counters, problem=f"partition-cancelled: partition {self._scan.number} was asked to end")
-        await self._drained(0)
         await workflow.wait_condition(workflow.all_handlers_finished)
         return PartitionResult(counters=self._counters, rest=rest)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from embedded.temporal import TemporalServer
 from ledger.ledger import Ledger
-from replication.ids import partition_id, pass_workflow_id
-from replication.models import ANY, Attributes
+from replication.ids import object_workflow_id, partition_id, pass_workflow_id
+from replication.limits import MIB
+from replication.models import ANY, Attributes, Part
 from replication.passes import (
     BeginPassInput,
     Begun,
@@ -167,3 +170,40 @@ async def test_a_pass_takes_more_updates_than_a_run_may_have(temporal_client: Cl
         await eventually(again, 60)
         result = await asyncio.wait_for(handle.result(), 60)
     assert (result.counters.copied, result.state) == (300, "done")
+
+
+class Slow(MemoryStore):
+    """Parts wait until `may_go` is set."""
+
+    may_go: asyncio.Event
+
+    async def put_part(self, bucket: str, key: str, upload_id: str, number: int, offset: int, body: Body) -> Part:
+        await self.may_go.wait()
+        return await super().put_part(bucket, key, upload_id, number, offset, body)
+
+
+async def test_a_pass_that_is_cancelled_while_its_last_large_object_is_under_way_counts_the_others(temporal_client: Client) -> None:
+    source, destination = MemoryStore("a"), Slow("b")
+    source.create_bucket("src")
+    destination.create_bucket("dst")
+    destination.may_go = asyncio.Event()
+    await put(source, "src", [f"k{number:02}" for number in range(30)])
+    source.put_synthetic("src", "large", 9 * MIB)
+    lab = make_lab(temporal_client, source, destination, parts={"part_size": "5MiB", "one_shot_max": "5MiB"})
+    async with lab.worker():
+        handle = await start(lab)
+        partition = temporal_client.get_workflow_handle(partition_id("repair", lab.route, 0))
+
+        async def scanned() -> bool:
+            with suppress(RPCError):  # it has not begun yet
+                return bool((await partition.query("progress"))["counters"]["copied"] == 30)
+            return False
+
+        await eventually(scanned, 20)
+        await handle.cancel()
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+        progress = await handle.query("progress")
+        destination.may_go.set()
+        await temporal_client.get_workflow_handle(object_workflow_id(lab.route, "large")).result()
+    assert (progress["state"], progress["counters"]["copied"]) == ("cancelled", 30)
