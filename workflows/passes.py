@@ -37,7 +37,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.board import Board
     from workflows.partitions import Partitions
     from workflows.patience import patiently
-    from workflows.steps import Stop, Suspended, suspend
+    from workflows.steps import Stop, Suspended, heed_cancellation_before_wait, suspend
     from workflows.visibility import PHASE, ROUTE, route_attributes
 
 
@@ -212,6 +212,7 @@ class Pass:
         while not ended:
             if self._is_long():
                 await suspend()
+            heed_cancellation_before_wait()
             await workflow.wait_condition(lambda: not self._board.steering.paused)
             after = self._deleted_up_to
             asked = ExtraInput(route=self._input.route, pass_id=self._board.progress.pass_id, approved=self._approved, after=after)
@@ -231,6 +232,7 @@ class Pass:
 
     async def _hold(self, reason: str) -> None:
         """Waits for an operator, however long that takes."""
+        heed_cancellation_before_wait()
         self._board.hold(reason)
         workflow.upsert_search_attributes([PHASE.value_set("held")])
         await workflow.wait_condition(lambda: self._approved or self._is_long())

@@ -15,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from replication.retries import waiting_delay
 
 from workflows import options
-from workflows.steps import Stop, heed_cancellation
+from workflows.steps import Stop, heed_cancellation, heed_cancellation_before_wait
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -44,6 +44,7 @@ async def patiently(
             stop = Stop.of(error)
             if stop.rests not in ("waiting", "failed") or (stop.rests == "failed" and waits >= options.PATIENCE):
                 raise stop from error
+            heed_cancellation_before_wait()
             waits += 1
             troubled(f"{stop.reason}: {stop.message}")
             await workflow.sleep(timedelta(seconds=waiting_delay(waits, workflow.random().random())), summary=f"waiting: {stop.reason}")

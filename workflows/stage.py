@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from replication.retries import waiting_delay
 
 from workflows import options
-from workflows.steps import Stop, Suspended, heed_cancellation
+from workflows.steps import Stop, Suspended, heed_cancellation, heed_cancellation_before_wait
 from workflows.visibility import PHASE, object_details
 
 A = TypeVar("A")
@@ -75,6 +75,7 @@ class Stage:
             raise Suspended
 
     async def sleep(self, delay_s: float, summary: str, *, until: Callable[[], bool]) -> None:
+        heed_cancellation_before_wait()
         try:
             await workflow.wait_condition(until, timeout=timedelta(seconds=delay_s), timeout_summary=summary)
         except TimeoutError:
@@ -94,6 +95,7 @@ class Stage:
 
     async def _while_paused(self) -> None:
         if self.paused:
+            heed_cancellation_before_wait()
             back = self.progress.phase
             self.enter("paused")
             if workflow.patched("paused-suspends"):

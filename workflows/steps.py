@@ -51,6 +51,13 @@ def heed_cancellation() -> None:
         raise asyncio.CancelledError
 
 
+def heed_cancellation_before_wait() -> None:
+    """The same before a wait that may be long: what was asked while an activity ended well does not come again. Runs of earlier
+    code that wait already go on waiting."""
+    if workflow.cancellation_reason() is not None and workflow.patched("cancelled-before-wait"):
+        raise asyncio.CancelledError
+
+
 def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The failure that stopped a task group: a `Stop` that rests before one that asks for another look."""
     leaves = list(_leaves(group))

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, CancelledError
 
 from replication.limits import Capabilities
 from replication.mark import parse_mark
@@ -264,6 +264,34 @@ async def test_a_cancellation_holds_though_the_step_under_way_ends_well(
     assert ended[-1] == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED
     assert held.waiting == 1
     assert [upload async for upload in destination.list_uploads("dst")] == []
+
+
+async def test_an_object_is_cancelled_though_it_was_paused_and_the_step_under_way_ends_well(
+    temporal_client: Client, stores: tuple[MemoryStore, MemoryStore]
+) -> None:
+    source, destination = stores
+    held = GatedStore(destination)
+    parts = {"part_size": "1MiB", "one_shot_max": "1MiB", "concurrency": 1}
+    lab = make_lab(temporal_client, source, held, parts=parts, worker={"streams": 1})
+    await seed(source, "k", os.urandom(3 * MIB))
+    async with lab.worker():
+        handle = await lab.start("k")
+        await eventually(lambda: held.waiting == 1)
+        await handle.execute_update("pause")
+        await handle.cancel()
+        await eventually(lambda: has_asked_to_cancel(handle))
+        held.gate.set()
+        with pytest.raises(WorkflowFailureError) as failed:
+            await asyncio.wait_for(handle.result(), 20)
+
+    assert isinstance(failed.value.cause, CancelledError)
+    assert [upload async for upload in destination.list_uploads("dst")] == []
+
+
+async def has_asked_to_cancel(handle: Handle) -> bool:
+    """Whether the workflow knows of its cancellation, and has handed it on to the activity under way."""
+    events = (await handle.fetch_history()).events
+    return any(event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED for event in events)
 
 
 class GatedStore(MemoryStore):

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from temporalio import activity, workflow
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
@@ -26,12 +27,15 @@ from replication.passes import (
     BeginPassInput,
     Begun,
     EndPassInput,
+    ExtraInput,
+    ExtraResult,
     LimitUpdate,
     PartitionInput,
     PartitionResult,
     PassInput,
     PassResult,
     Steering,
+    WeighInput,
 )
 from stores.body import Body
 from stores.memory import MemoryStore
@@ -39,7 +43,7 @@ from tests.conftest import running
 from tests.lab import Lab, make_lab
 from tests.poll import eventually
 from tests.replay.scenarios import SHORT_HISTORIES
-from workflows.options import UPDATES_PER_RUN
+from workflows.options import BULK_SUFFIX, UPDATES_PER_RUN
 from workflows.passes import ReconcileRoute
 
 ENDS: list[EndPassInput] = []
@@ -81,6 +85,65 @@ async def test_a_partition_that_was_cancelled_by_itself_ends_the_pass_and_is_nam
         assert isinstance(failed.value.cause, ApplicationError)
         assert failed.value.cause.type == "partition-cancelled"
     assert [(one.route, one.state, one.reason) for one in ENDS] == [(route, "failed", "partition-cancelled")]
+
+
+@workflow.defn(name="ReconcilePartition", sandboxed=False)
+class Empty:
+    @workflow.run
+    async def run(self, input: PartitionInput) -> PartitionResult:
+        return PartitionResult()
+
+
+class Deletions:
+    """Weighs, or looks at a page, until `ends` is set; what it tells then is that the deletions are held."""
+
+    def __init__(self, *, weighs: bool) -> None:
+        self._weighs = weighs
+        self.begun, self.ends = asyncio.Event(), asyncio.Event()
+
+    @activity.defn(name="begin_pass")
+    async def begin(self, input: BeginPassInput) -> Begun:
+        return Begun(mirror=True)
+
+    @activity.defn(name="weigh_deletions")
+    async def weigh(self, input: WeighInput) -> str:
+        return await self._held() if self._weighs else ""
+
+    @activity.defn(name="delete_extra")
+    async def delete(self, input: ExtraInput) -> ExtraResult:
+        return ExtraResult(held=await self._held())
+
+    async def _held(self) -> str:
+        self.begun.set()
+        await self.ends.wait()
+        return "too many"
+
+
+async def has_asked_to_cancel(handle: WorkflowHandle[Any, Any]) -> bool:
+    """Whether the workflow knows of its cancellation, and has handed it on to the activity under way."""
+    events = (await handle.fetch_history()).events
+    return any(event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED for event in events)
+
+
+@pytest.mark.parametrize("weighs", [True, False])
+@pytest.mark.parametrize("paused", [True, False])
+async def test_a_pass_whose_last_step_before_a_wait_ends_well_is_cancelled_all_the_same(
+    temporal_client: Client, weighs: bool, paused: bool
+) -> None:
+    """The activity is over before it hears of the cancellation, and gives its result."""
+    queue, route, made = f"q-{uuid.uuid4()}", f"r{uuid.uuid4().hex[:8]}", Deletions(weighs=weighs)
+    small = Worker(temporal_client, task_queue=queue, workflows=[ReconcileRoute, Empty], activities=[made.begin, made.weigh, end])
+    async with small, Worker(temporal_client, task_queue=queue + BULK_SUFFIX, activities=[made.delete]):
+        handle = await temporal_client.start_workflow(ReconcileRoute.run, PassInput(route=route), id=f"reconcile:{route}", task_queue=queue)
+        await asyncio.wait_for(made.begun.wait(), 20)
+        if paused:
+            await handle.execute_update(ReconcileRoute.pause)
+        await handle.cancel()
+        await eventually(lambda: has_asked_to_cancel(handle), 20)
+        made.ends.set()
+        with pytest.raises(WorkflowFailureError) as failed:
+            await asyncio.wait_for(handle.result(), 10)
+        assert isinstance(failed.value.cause, CancelledError)
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
