@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine, Iterable
 from itertools import pairwise
+from typing import Any
 
 from temporalio import activity
 
@@ -14,7 +16,7 @@ from activities.examine import READERS, Verify
 from activities.gate import Gate, KeptOut
 from activities.outcomes import EVERYBODYS, Outcomes, Plan, Repair
 from activities.recording import RECEIVED, audit_of, quarantined, record
-from activities.scan import Scan
+from activities.scan import GRACE_S, Scan
 from activities.settle import Settler
 from activities.splitting import Splitter
 from activities.steering import Steerings
@@ -117,8 +119,7 @@ class PassActivities:
             try:
                 return await scan.run()
             except asyncio.CancelledError:
-                asked = activity.cancellation_details()
-                if asked is None or not asked.cancel_requested:
+                if not _is_asked_to_end():
                     raise
                 return scan.recorded
 
@@ -156,7 +157,8 @@ class PassActivities:
     @activity.defn(name="delete_extra")
     async def delete_extra(self, input: ExtraInput) -> ExtraResult:
         """Looks at collected replicas again, one by one, and deletes those whose source is proved absent. Where some are held, or
-        none may begin, the rest of the page is for another attempt, which counts what waits or fails."""
+        none may begin, the rest of the page is for another attempt, which counts what waits or fails. Cancelled, it tells what it
+        has done."""
         pending = await self._ledger.pending_deletions(input.route, pass_id=input.pass_id, after=input.after, limit=DELETIONS_PER_STEP)
         result = ExtraResult(cursor=pending[-1].key if pending else input.after, ended=len(pending) < DELETIONS_PER_STEP)
         settler, slots = self._approved if input.approved else self._deleting, asyncio.Semaphore(DELETED_AT_ONCE)
@@ -172,14 +174,23 @@ class PassActivities:
                     failures.append(error)
                     return ""
 
+        def so_far() -> ExtraResult:
+            return ExtraResult(cursor=input.after, deleted=tally.get("deleted", 0), kept=tally.get("kept", 0))
+
+        pulse().so_far = lambda: so_far() if tally else None
         async with paced as gate:
-            told = [look for look in await asyncio.gather(*map(look_at, pending)) if look]
-        counted = {"deleted": tally.get("deleted", 0), "kept": tally.get("kept", 0)}
+            try:
+                told = await _told(map(look_at, pending), stop=lambda: failures.append(KeptOut()))
+            except asyncio.CancelledError:
+                if not _is_asked_to_end():
+                    raise
+                return so_far()
         if failures and not isinstance(failures[0], KeptOut):
             raise failures[0]
         held = next((look.removeprefix("held: ") for look in told if look.startswith("held: ")), "")
         if failures or held:
-            return ExtraResult(cursor=input.after, held=held, **counted)
+            return so_far().model_copy(update={"held": held})
+        counted = {"deleted": so_far().deleted, "kept": so_far().kept}
         return result.model_copy(update={**counted, "failed": told.count("failed"), "waiting": told.count("waiting")})
 
     async def _delete(self, settler: Settler, gate: Gate, pending: PendingDeletion, tally: dict[str, int]) -> str:
@@ -222,3 +233,25 @@ class PassActivities:
 
 async def nothing_recorded(_: ReplicateObjectResult) -> None:
     """The scan records in batches what its settler tells one by one."""
+
+
+def _is_asked_to_end() -> bool:
+    """Whether the workflow cancels the running activity; otherwise another attempt follows, or runs already."""
+    details = activity.cancellation_details()
+    return details is not None and details.cancel_requested
+
+
+async def _told(looks: Iterable[Coroutine[Any, Any, str]], *, stop: Callable[[], None]) -> list[str]:
+    """What the looks answer, without the empty answers. Cancelled, it has `stop` let no other begin, and gives those under way
+    `GRACE_S`: what is deleted then is on record, and counted."""
+    running = [asyncio.create_task(look) for look in looks]
+    try:
+        return [look for look in await asyncio.shield(asyncio.gather(*running)) if look]
+    except asyncio.CancelledError:
+        stop()
+        await asyncio.wait(running, timeout=GRACE_S)
+        raise
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

@@ -203,3 +203,51 @@ async def test_a_large_object_that_came_back_before_its_deletion_leaves_no_uploa
         result = await ActivityEnvironment().run(activities_of(made).delete_extra, ExtraInput(route="r", pass_id="p1"))
         assert (result.deleted, result.kept) == (2, 1)
         assert [one async for one in made.destination.list_uploads("two")] == []
+
+
+async def test_what_was_deleted_before_the_retries_were_spent_counts() -> None:
+    async with bench(deletes={"mode": "mirror", "max_percent": 100}) as made:
+        await vanish(made, *(await three_are_gone(made))[3:])
+        await made.scan(pass_id="p1")
+        made.destination.__class__ = Busy
+        pulse = Pulse()
+        token = current_pulse.set(pulse)
+        try:
+            with pytest.raises(Throttled):
+                await ActivityEnvironment().run(activities_of(made).delete_extra, ExtraInput(route="r", pass_id="p1"))
+        finally:
+            current_pulse.reset(token)
+        told = pulse.so_far()
+        assert isinstance(told, ExtraResult)
+        assert (told.cursor, told.ended, told.deleted) == ("", False, 21 - len(await made.replicas()))
+        assert told.deleted > 0
+
+
+class Lingering(MemoryStore):
+    """Says `begun` before each deletion, and takes its time over it."""
+
+    begun: asyncio.Event
+
+    async def delete(self, *what: Any, **how: Any) -> None:
+        self.begun.set()
+        await super().delete(*what, **how)
+        await asyncio.sleep(0.3)
+
+
+async def test_a_cancelled_page_makes_an_end_of_what_it_began_and_tells_it() -> None:
+    async with bench(deletes={"mode": "mirror", "max_percent": 100}) as made:
+        keys = await three_are_gone(made)
+        await vanish(made, *keys[3:])
+        await made.scan(pass_id="p1")
+        made.destination.__class__ = Lingering
+        made.destination.begun = asyncio.Event()  # type: ignore[attr-defined]
+        environment = ActivityEnvironment()
+        running = asyncio.create_task(environment.run(activities_of(made).delete_extra, ExtraInput(route="r", pass_id="p1")))
+        await made.destination.begun.wait()  # type: ignore[attr-defined]
+        environment.cancel()
+        told = await running
+        gone = 21 - len(await made.replicas())
+        deleted = [key for key in keys if [entry.action for entry in await made.ledger.history("r", key)] == ["copied", "deleted"]]
+        assert 0 < gone < 20, "some were under way, and no other began"
+        assert (told.cursor, told.ended, told.deleted, len(deleted)) == ("", False, gone, gone)
+        assert len(await made.ledger.pending_deletions("r", pass_id="p1")) == 20 - gone
