@@ -213,7 +213,9 @@ class Pass:
             if self._is_long():
                 await suspend()
             heed_cancellation_before_wait()
-            await workflow.wait_condition(lambda: not self._board.steering.paused)
+            await self._while_paused()
+            if self._board.steering.paused:
+                continue
             after = self._deleted_up_to
             asked = ExtraInput(route=self._input.route, pass_id=self._board.progress.pass_id, approved=self._approved, after=after)
             done = await patiently(PassActivities.delete_extra, asked, options.SCAN, self._board.troubled, bulk=True)
@@ -221,6 +223,12 @@ class Pass:
             self._deleted_up_to, ended = done.cursor, done.ended
             if done.held:
                 await self._hold(done.held)
+
+    async def _while_paused(self) -> None:
+        """Until somebody lets it go on, or the run is long: it takes so many updates, however long the pause."""
+        if self._board.steering.paused:
+            suspends = workflow.patched("paused-deletions-suspend")
+            await workflow.wait_condition(lambda: not self._board.steering.paused or (suspends and self._is_long()))
 
     async def _weigh(self) -> None:
         weigh = WeighInput(

@@ -95,7 +95,10 @@ class Empty:
 
 
 class Deletions:
-    """Weighs, or looks at a page, until `ends` is set; what it tells then is that the deletions are held."""
+    """Weighs, or looks at a page, until `ends` is set; what it tells then is that the deletions are held, or where it `rests` first
+    that the page is to be looked at again, and then that there is no other."""
+
+    rests = False
 
     def __init__(self, *, weighs: bool) -> None:
         self._weighs = weighs
@@ -111,7 +114,8 @@ class Deletions:
 
     @activity.defn(name="delete_extra")
     async def delete(self, input: ExtraInput) -> ExtraResult:
-        return ExtraResult(held=await self._held())
+        held = await self._held()
+        return ExtraResult(ended=bool(input.after), cursor="k") if self.rests else ExtraResult(held=held)
 
     async def _held(self) -> str:
         self.begun.set()
@@ -151,6 +155,31 @@ async def short_history_client() -> AsyncIterator[Client]:
     """A server that suggests continue-as-new after 50 events."""
     with running(TemporalServer(headless=True, dynamic_config=SHORT_HISTORIES)) as server:
         yield await Client.connect(server.address, namespace=server.namespace, data_converter=pydantic_data_converter)
+
+
+async def test_a_pass_that_is_paused_before_its_deletions_takes_updates_without_end(short_history_client: Client) -> None:
+    queue, route, made = f"q-{uuid.uuid4()}", f"r{uuid.uuid4().hex[:8]}", Deletions(weighs=False)
+    name = f"reconcile:{route}"
+    small = Worker(short_history_client, task_queue=queue, workflows=[ReconcileRoute, Empty], activities=[made.begin, made.weigh, end])
+    async with small, Worker(short_history_client, task_queue=queue + BULK_SUFFIX, activities=[made.delete]):
+        await short_history_client.start_workflow(ReconcileRoute.run, PassInput(route=route), id=name, task_queue=queue)
+        handle = short_history_client.get_workflow_handle(name)
+        await asyncio.wait_for(made.begun.wait(), 20)
+        await handle.execute_update("pause")
+        made.rests = True
+        made.ends.set()
+        for number in range(30):
+            await handle.execute_update("limit", LimitUpdate(requests_per_s=1 + number))
+
+        async def suspended() -> bool:
+            query = f"WorkflowId = '{name}' AND ExecutionStatus = 'ContinuedAsNew'"
+            return bool([run async for run in short_history_client.list_workflows(query)])
+
+        await eventually(suspended, 20)
+        assert (await handle.query("progress"))["state"] == "paused"
+        await handle.execute_update("resume")
+        result = await asyncio.wait_for(short_history_client.get_workflow_handle(name, result_type=PassResult).result(), 20)
+    assert result.state == "done"
 
 
 @pytest.fixture
