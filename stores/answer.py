@@ -108,21 +108,21 @@ class AnswerReader:
     # --- the head ----------------------------------------------------------------------------------------------------
 
     def _head(self, data: Chunk) -> bool:
-        held = self._held + data
+        held, at = self._held + data, 0
         while True:
-            head, found, rest = held.partition(b"\r\n\r\n")
-            if len(head) > MAX_HEAD:
+            end = held.find(b"\r\n\r\n", at)
+            if (len(held) if end < 0 else end) - at > MAX_HEAD:
                 raise ServerFault(f"{self._method}: the head of the answer is larger than {MAX_HEAD} bytes")
-            if not found:
-                self._held = held
+            if end < 0:
+                self._held = held[at:]
                 return False
-            self._read_head(head.decode("utf-8", "surrogateescape"))
-            held = rest
+            self._read_head(held[at:end].decode("utf-8", "surrogateescape"))
+            at = end + 4
             if self.status >= 200:
                 break
         self._held = b""
         self._take = self._framing()
-        return self._take(self, held)
+        return self._take(self, held[at:])
 
     def _read_head(self, text: str) -> None:
         first, *lines = text.split("\r\n")
@@ -183,24 +183,32 @@ class AnswerReader:
         return False
 
     def _chunked(self, data: Chunk) -> bool:
-        held = self._held + data
-        while held:
+        """Takes time in proportion to `data`, and keeps it as one piece, however small the chunks are."""
+        held, at, pieces = self._held + data, 0, list[bytes]()
+        whole = False
+        while at < len(held) and not whole:
             if self._left:
-                self._keep(held[: self._left])
-                self._left, held = max(0, self._left - len(held)), held[self._left :]
+                pieces.append(held[at : at + self._left])
+                at += len(pieces[-1])
+                self._left -= len(pieces[-1])
+                self._taken += len(pieces[-1])
                 continue
-            line, found, rest = held.partition(b"\r\n")
-            if len(line) > MAX_HEAD:
+            end = held.find(b"\r\n", at)
+            if (len(held) if end < 0 else end) - at > MAX_HEAD:
                 raise ServerFault(f"{self._method}: a chunk of the answer has no size")
-            if not found:
+            if end < 0:
                 break
-            held = rest
+            line, at = held[at:end], end + 2
             if self._chunk_ends:
                 self._end_chunk(line)
-            elif self._start_chunk(line):
-                self._take, self._held = AnswerReader._trailers, b""
-                return self._trailers(held)
-        self._held = held
+            else:
+                whole = self._start_chunk(line)
+        if pieces:
+            self._pieces.append(b"".join(pieces))
+        if whole:
+            self._take, self._held = AnswerReader._trailers, b""
+            return self._trailers(held[at:])
+        self._held = held[at:]
         return False
 
     def _start_chunk(self, line: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -95,3 +96,21 @@ def test_a_connection_with_more_on_it_or_that_ends_is_not_used_again(raw: bytes)
 def test_what_is_not_an_answer_or_too_large_is_a_fault(raw: bytes) -> None:
     with pytest.raises(ServerFault):
         read(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "body"),
+    [
+        (CHUNKED.replace(b"5;a=b\r\nhello\r\n", b"1\r\nx\r\n" * 90_000), b"x" * 90_000 + b"!"),
+        (b"HTTP/1.1 102 Processing\r\n\r\n" * 60_000 + FIXED, b"hello"),
+    ],
+    ids=["chunks", "interim answers"],
+)
+def test_an_answer_in_very_many_pieces_takes_time_and_memory_of_its_length(raw: bytes, body: bytes) -> None:
+    began = time.process_time()
+    reader, whole = read(raw, max_body=1 << 20)
+
+    assert time.process_time() - began < 3
+    assert whole
+    assert reader.body == body
+    assert len(reader.take()) == 1
