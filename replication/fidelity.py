@@ -144,6 +144,7 @@ def decode_header_value(text: str) -> str:
         return text
     try:
         decoded = "".join(_decode_word(*match.groups()) for match in _ENCODED_WORD.finditer(text))
+        decoded.encode()  # UTF-7 and Python's own charsets can spell halves of characters, which nothing can carry
     except (LookupError, ValueError):
         return text
     return text if _HEADER_VALUE.fullmatch(decoded) else decoded
@@ -168,7 +169,10 @@ def _header_metadata(metadata: dict[str, str], losses: list[str]) -> dict[str, s
 
 
 def _check_size(metadata: Mapping[str, str], limits: Limits) -> None:
-    used = sum(len(text.encode("utf-8", "surrogatepass")) for pair in metadata.items() for text in pair)
+    try:
+        used = sum(len(text.encode()) for pair in metadata.items() for text in pair)
+    except UnicodeEncodeError:
+        raise MetadataUnrepresentable("a metadata key or value is not valid Unicode") from None
     room = limits.max_metadata_bytes - MARK_RESERVE_BYTES
     if used > room:
         raise MetadataUnrepresentable(f"the metadata has {used} bytes, the destination has room for {room} beside the origin mark")

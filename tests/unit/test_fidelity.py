@@ -127,6 +127,7 @@ def test_what_a_header_cannot_carry_is_encoded(value: str, encoded: str) -> None
         ("=?utf-8?b?!!?=", "=?utf-8?b?!!?="),
         ("=?no-such?b?YQ==?=", "=?no-such?b?YQ==?="),
         ("x =?utf-8?b?w7xiZXI=?=", "x =?utf-8?b?w7xiZXI=?="),
+        ("=?utf-7?q?+2AA-?=", "=?utf-7?q?+2AA-?="),
     ],
 )
 def test_words_that_s3_shows_are_read(text: str, value: str) -> None:
@@ -153,6 +154,12 @@ def test_keys_are_lower_case_on_s3_and_that_is_reported() -> None:
 def test_metadata_that_s3_cannot_hold_is_refused(metadata: dict[str, str]) -> None:
     with pytest.raises(MetadataUnrepresentable):
         mapped(Attributes(metadata=metadata), "gcs>s3")
+
+
+@pytest.mark.parametrize("sides", ["gcs>s3", "gcs>gcs", "gcs>file"])
+def test_metadata_that_is_no_unicode_text_is_refused_everywhere(sides: str) -> None:
+    with pytest.raises(MetadataUnrepresentable):
+        mapped(Attributes(metadata={"a": "\ud800"}), sides)
 
 
 @pytest.mark.parametrize("field", ["content_type", "content_disposition", "cache_control"])
