@@ -78,7 +78,8 @@ class ObjectError(DrayageError):
     """One object cannot be settled now.
 
     `retry` chooses the schedule in `replication/retries.py`; `rests` is the state once that is spent ("again" means
-    that the workflow looks at both sides anew); `audience` is who can change it.
+    that the workflow looks at both sides anew); `audience` is who can change it. The message may hold whatever a store told:
+    what is no Unicode text (JSON can spell halves of characters) stands in it as `?`, since no history could keep it.
     """
 
     reason: ClassVar[str] = "object-error"
@@ -87,7 +88,7 @@ class ObjectError(DrayageError):
     audience: ClassVar[Audience] = "operator"
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
+        super().__init__(message.encode(errors="replace").decode())
         self.retry_after_s = retry_after_s
 
 

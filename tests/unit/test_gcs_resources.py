@@ -165,6 +165,11 @@ def test_an_error_without_the_apis_json_goes_by_its_status(text: bytes) -> None:
     assert type(gcs_error(403, text, {}, "get")) is PermissionRefused
 
 
+def test_what_a_store_says_is_kept_as_text_even_where_it_is_none() -> None:
+    text = b'{"error": {"errors": [{"reason": "a"}], "message": "no \\ud800 text"}}'
+    assert str(gcs_error(403, text, {}, "get")) == "get: 403 a no ? text"
+
+
 @pytest.mark.parametrize(("header", "seconds"), [({"Retry-After": "7"}, 7.0), ({"Retry-After": "soon"}, None), ({}, None)])
 def test_retry_after_is_kept(header: dict[str, str], seconds: float | None) -> None:
     assert gcs_error(429, b"", header, "get").retry_after_s == seconds
