@@ -112,7 +112,7 @@ def object_info(key: str, headers: Mapping[str, str], *, tags: dict[str, str] | 
     try:
         size = int(headers["Content-Length"])
         modified = _parse_date(headers["Last-Modified"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise ServerFault("HEAD answered without a size or a time") from error
     version = Version(size, unquote_etag(headers.get("ETag", "")), version_id(headers), modified=modified)
     return ObjectInfo(key, version, _attributes(headers, tags), checksums(headers), _archived(headers))

@@ -39,6 +39,12 @@ def test_a_head_without_a_zone_is_in_utc(told: str) -> None:
     assert object_info("k", head(Last_Modified=told)).version.modified == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
+@pytest.mark.parametrize("told", ["", "yesterday", "Fri, 02 Jan 9999999999 03:04:05 GMT", "Fri, 02 Jan 2026 03:04:05 +999999999999"])
+def test_a_head_with_a_time_that_is_none_is_a_fault(told: str) -> None:
+    with pytest.raises(ServerFault):
+        object_info("k", head(Last_Modified=told))
+
+
 def test_a_listing_without_a_zone_is_in_utc() -> None:
     page = parse_listing(listing(ENTRY.replace("678Z", "678").format("k")))
     assert page.objects[0].version.modified == datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
