@@ -43,8 +43,8 @@ class Headers(Mapping[str, str]):
 class AnswerReader:
     """Takes the bytes of one answer to a request of `method`, with a body of at most `max_body` bytes.
 
-    Bytes of a header that are not UTF-8 stand in its text as surrogates. `keeps` says whether the connection can carry
-    another request afterwards, `began` whether anything came at all.
+    A header that is not UTF-8 is read as ISO 8859-1. `keeps` says whether the connection can carry another request
+    afterwards, `began` whether anything came at all.
     """
 
     __slots__ = (
@@ -116,7 +116,7 @@ class AnswerReader:
             if end < 0:
                 self._held = held[at:]
                 return False
-            self._read_head(held[at:end].decode("utf-8", "surrogateescape"))
+            self._read_head(_text(held[at:end]))
             at = end + 4
             if self.status >= 200:
                 break
@@ -237,3 +237,15 @@ class AnswerReader:
         self._held = held
         self.keeps = self.keeps and not rest
         return bool(found)
+
+
+def _text(head: bytes) -> str:
+    """Text that can be kept, sent and logged, whatever bytes came."""
+    return head.decode() if head.isascii() else "\r\n".join([_line(line) for line in head.split(b"\r\n")])
+
+
+def _line(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")

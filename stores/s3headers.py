@@ -131,21 +131,12 @@ def _parse_date(text: str) -> datetime:
 
 
 def _attributes(headers: Mapping[str, str], tags: dict[str, str] | None) -> Attributes:
-    values: dict[str, Any] = {field: _text(headers[header]) for field, header in _STANDARD if header in headers}
+    values: dict[str, Any] = {field: headers[header] for field, header in _STANDARD if header in headers}
     values["content_encoding"] = stored_encoding(values.get("content_encoding", ""))
     metadata = {
-        name[len(META) :].lower(): decode_header_value(_text(value)) for name, value in headers.items() if name[: len(META)].lower() == META
+        name[len(META) :].lower(): decode_header_value(value) for name, value in headers.items() if name[: len(META)].lower() == META
     }
     return Attributes(metadata=metadata, tags=tags, **values)
-
-
-def _text(value: str) -> str:
-    """Header bytes as text: UTF-8 where they are, else ISO 8859-1."""
-    return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("utf-8" if _is_utf8(value) else "latin-1")
-
-
-def _is_utf8(value: str) -> bool:
-    return not any("\udc80" <= char <= "\udcff" for char in value)
 
 
 def checksums(headers: Mapping[str, str]) -> Checksums:
