@@ -150,7 +150,10 @@ def prepare(file: Written, commit: Commit) -> Record | None:
     if on_disk.st_size != commit.size_bytes:
         raise IntegrityMismatch(f"{file.key!r}: {on_disk.st_size} bytes reached the disk, expected {commit.size_bytes}")
     record = Record(on_disk.st_size, on_disk.st_mtime_ns, commit.crc32c, _stored(commit.attributes))
-    return None if sidecar.save_within(file.fd, record, links=on_disk.st_nlink) else record
+    if sidecar.save_within(file.fd, record, links=on_disk.st_nlink):
+        return None
+    sidecar.clear(file.fd)
+    return record
 
 
 def sync(file: Written, commit: Commit) -> None:
@@ -160,20 +163,21 @@ def sync(file: Written, commit: Commit) -> None:
 
 def give_name(file: Written, commit: Commit, beside: Record | None) -> None:
     """To be called under the key's lock."""
-    # Looked at before a sidecar is kept: that of a refused write must not replace that of the object there.
     check_condition(commit.condition, status(file.folder, file.name), file.key)
-    if beside is not None:
-        sidecar.save_beside(file.folder, file.name, beside)
-    commit.on_step("recorded")
     try:
+        if beside is not None:
+            sidecar.announce(file.folder, file.name, beside)
+        commit.on_step("recorded")
         _rename(file, commit.condition)
     except BaseException:
-        if status(file.folder, file.name) is None:
-            sidecar.forget(file.folder, file.name)
+        if beside is not None and status(file.folder, file.temporary) is not None:
+            sidecar.withdraw(file.folder, file.name)
         raise
     commit.on_step("renamed")
     if beside is None:
         sidecar.forget(file.folder, file.name)
+    else:
+        sidecar.keep_announced(file.folder, file.name)
 
 
 def published(file: Written, commit: Commit) -> ObjectInfo:

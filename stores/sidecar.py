@@ -2,6 +2,8 @@
 
 The record names the size and the modification time of the bytes that it was written for. Once somebody changes the
 file in place it describes nothing any more, neither checksum nor origin mark, and the file stands without attributes.
+So the record of a file that is about to take another's place stands beside that one's until it has: whichever of the two
+a crash leaves has its own.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from replication.models import Attributes
 from stores.beneath import open_regular, remove
 
 XATTR = b"user.drayage"
+NEXT = b".new"
+"""Ends the name of the sidecar of a file that is about to get its name."""
 MAX_RECORD_BYTES = 1 << 20
 
 _NO_ROOM = (errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.ENOTSUP, errno.EPERM, errno.EDQUOT)
@@ -86,7 +90,8 @@ def sidecar_name(name: bytes) -> bytes:
 
 def load(folder: int, name: bytes, fd: int, file: os.stat_result) -> Record | None:
     """The record of the open file `fd`, which stands as `name` in `folder`, if one describes it as `file` tells."""
-    for kept in (partial(_from_xattr, fd), partial(_from_sidecar, folder, name)):
+    beside = sidecar_name(name)
+    for kept in (partial(_from_xattr, fd), partial(_from_sidecar, folder, beside + NEXT), partial(_from_sidecar, folder, beside)):
         text = kept()
         record = Record.decode(text) if text is not None else None
         if record is not None and record.describes(file):
@@ -98,12 +103,14 @@ def save(folder: int, name: bytes, fd: int, record: Record) -> bool:
     """Keeps `record` for `fd`, durably once `fd` and `folder` are synced. True: in the file itself, so that no sidecar is needed."""
     if save_within(fd, record, links=os.fstat(fd).st_nlink):
         return True
-    save_beside(folder, name, record)
+    announce(folder, name, record)
+    keep_announced(folder, name)
+    clear(fd)  # last: on a full disk the old record is better than none
     return False
 
 
 def save_within(fd: int, record: Record, *, links: int) -> bool:
-    """Keeps `record` in the file that has `links` names, whatever they are. False where it holds none, and after that none.
+    """Keeps `record` in the file that has `links` names, whatever they are. False where it does not fit: `clear` must follow.
 
     A file with a second name holds none: an extended attribute would reach whoever holds the other name."""
     if links == 1:
@@ -113,19 +120,45 @@ def save_within(fd: int, record: Record, *, links: int) -> bool:
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
-    # Where a shorter record was, it must not outlive this one.
-    with suppress(OSError):
-        os.removexattr(fd, XATTR)
     return False
 
 
-def save_beside(folder: int, name: bytes, record: Record) -> None:
-    _write_sidecar(folder, sidecar_name(name), record.encode())
+def clear(fd: int) -> None:
+    """Removes the record in the file, which must not outlive one beside it."""
+    with suppress(OSError):
+        os.removexattr(fd, XATTR)
+
+
+def announce(folder: int, name: bytes, record: Record) -> None:
+    """Keeps the record of the file that is about to get `name` beside that of the one that has it."""
+    announced = sidecar_name(name) + NEXT
+    remove(folder, announced)
+    fd = os.open(announced, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=folder)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(record.encode())
+            file.flush()
+            os.fsync(fd)
+    except OSError:
+        remove(folder, announced)
+        raise
+
+
+def keep_announced(folder: int, name: bytes) -> None:
+    """Replaces the sidecar of `name` by what was announced, in one step."""
+    kept = sidecar_name(name)
+    os.rename(kept + NEXT, kept, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def withdraw(folder: int, name: bytes) -> None:
+    """Removes what was announced, if anything was."""
+    remove(folder, sidecar_name(name) + NEXT)
 
 
 def forget(folder: int, name: bytes) -> None:
-    """Removes the sidecar of `name`, if there is one."""
+    """Removes the sidecar of `name`, and what a crash left announced, if there is either."""
     remove(folder, sidecar_name(name))
+    withdraw(folder, name)
 
 
 def attributes_of(record: Record | None, name: bytes, *, tags: bool) -> Attributes:
@@ -153,26 +186,10 @@ def _from_xattr(fd: int) -> bytes | None:
         raise
 
 
-def _from_sidecar(folder: int, name: bytes) -> bytes | None:
+def _from_sidecar(folder: int, sidecar: bytes) -> bytes | None:
     try:
-        fd = open_regular(folder, sidecar_name(name))
+        fd = open_regular(folder, sidecar)
     except FileNotFoundError:
         return None
     with os.fdopen(fd, "rb") as file:
         return file.read(MAX_RECORD_BYTES)
-
-
-def _write_sidecar(folder: int, name: bytes, text: bytes) -> None:
-    """Replaces a sidecar in one step: a reader finds the old one or the new one."""
-    temporary = name + b".new"
-    remove(folder, temporary)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=folder)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(fd)
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except OSError:
-        remove(folder, temporary)
-        raise

@@ -565,8 +565,12 @@ import asyncio, os, sys
 from pathlib import Path
 from types import SimpleNamespace
 from replication.models import ABSENT, ANY, Attributes
+from stores import sidecar
 from stores.body import Body
 from stores.files import FileStore
+
+if sys.argv[4] == "beside":
+    sidecar.save_within = lambda fd, record, links: False
 
 def crash(step):
     if step == sys.argv[2]:
@@ -580,13 +584,18 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.parametrize("record", ["within", "beside"])
 @pytest.mark.parametrize("condition", ["any", "absent"])
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_crash_leaves_the_old_object_whole_or_the_new_one(store: FileStore, root: Path, step: str, condition: str) -> None:
+async def test_a_crash_leaves_the_old_object_whole_or_the_new_one(
+    store: FileStore, root: Path, step: str, condition: str, record: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if record == "beside":
+        monkeypatch.setattr(sidecar, "save_within", lambda fd, record, links: False)
     if condition == "any":
         await put(store, "d/key", b"old", Attributes(metadata={"v": "old"}))
     ended = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", CRASHING_PUT, str(root), step, condition], cwd=Path.cwd(), check=False
+        subprocess.run, [sys.executable, "-c", CRASHING_PUT, str(root), step, condition, record], cwd=Path.cwd(), check=False
     )
     assert ended.returncode == CRASH, "the crash did not happen: nothing was proved"
 
@@ -601,13 +610,21 @@ async def test_a_crash_leaves_the_old_object_whole_or_the_new_one(store: FileSto
         assert await keys(store) == []
     for upload in [upload async for upload in store.list_uploads("bucket")]:
         await store.abort_upload("bucket", upload.key, upload.upload_id)
-    assert leftovers(root) == []
+    assert record == "beside" or leftovers(root) == []
     await put(store, "d/key", b"after the crash")
     assert await get(store, "d/key") == b"after the crash"
+    await store.delete("bucket", "d/key", (await store.head("bucket", "d/key")).version)
+    assert leftovers(root) == []
 
 
+@pytest.mark.parametrize("record", ["within", "beside"])
 @pytest.mark.parametrize("step", STEPS[1:])
-async def test_an_error_before_the_rename_leaves_nothing_of_the_write(root: Path, step: str) -> None:
+async def test_an_error_before_the_rename_leaves_nothing_of_the_write(
+    root: Path, step: str, record: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if record == "beside":
+        monkeypatch.setattr(sidecar, "save_within", lambda fd, record, links: False)
+
     def fail(passed: str) -> None:
         if passed == step:
             raise OSError(errno.EIO, "injected")
@@ -617,7 +634,7 @@ async def test_an_error_before_the_rename_leaves_nothing_of_the_write(root: Path
         await store.put("bucket", "d/key", Body.of(b"x"), Attributes(), ABSENT)
     visible = ["d/key"] if step in ("renamed", "published") else []
     assert await keys(store) == visible
-    assert leftovers(root) == []
+    assert (record == "beside" and visible) or leftovers(root) == []
     await store.close()
 
 
@@ -769,6 +786,18 @@ async def test_a_full_disk_leaves_the_old_object_and_no_temporary_file(tiny: Pat
     assert await keys(store) == ["key"]
     await put(store, "other", b"x" * 1000)
     assert await get(store, "other") == b"x" * 1000
+    await store.close()
+
+
+async def test_a_full_disk_keeps_the_record_that_has_no_room_for_another(tiny: Path) -> None:
+    store = FileStore("files", root=tiny)
+    await put(store, "key", b"x", Attributes(metadata={"mark": "old"}))
+    os.link(tiny / "bucket" / "key", tiny / "bucket" / "second name")  # so that the next record has to stand beside
+    (tiny / "bucket" / "filler").write_bytes(b"f" * shutil.disk_usage(tiny).free)
+    before = await store.head("bucket", "key")
+    with pytest.raises(NoSpace):
+        await store.update_attributes("bucket", "key", before.version, Attributes(metadata={"mark": "new"}))
+    assert (await store.head("bucket", "key")).attributes.metadata == {"mark": "old"}
     await store.close()
 
 
