@@ -95,7 +95,6 @@ class S3Store(Store):
             expected_bucket_owner=expected_bucket_owner,
             clock=clock,
         )
-        self._clock = clock
         self._owner = expected_bucket_owner
         self._listing = S3Listing(self._wire)
         self._tags = S3Tags(self._wire, aws=self._aws)
@@ -124,7 +123,7 @@ class S3Store(Store):
     async def _see(self, bucket: str) -> None:
         """Proves that the bucket is there and readable, or raises."""
         await self._listing.page(bucket, "", 1)
-        self._seen_at[bucket] = self._clock()
+        self._seen_at[bucket] = time.monotonic()
 
     def _write_probe(self, bucket: str) -> WriteProbe:
         return WriteProbe(self._wire, self._listing, bucket, f"{PROBE_PREFIX}{uuid.uuid4().hex}/", aws=self._aws)
@@ -143,7 +142,7 @@ class S3Store(Store):
             raise await self._absence(bucket, key, answer)
         if answer.failed:
             raise await self._told_by_get(bucket, key, answer)
-        self._seen_at[bucket] = self._clock()
+        self._seen_at[bucket] = time.monotonic()
         return object_info(key, answer.headers, tags=await self._tags.of(bucket, key, answer) if tags else None)
 
     async def _absence(self, bucket: str, key: str, answer: Answer) -> ObjectError:
@@ -152,12 +151,12 @@ class S3Store(Store):
         absent = ObjectNotFound("the store has no object of this key")
         if answer.headers.get("x-amz-delete-marker") == "true":
             return absent
-        if self._clock() - self._seen_at.get(bucket, -BUCKET_SEEN_S) < BUCKET_SEEN_S:
+        if time.monotonic() - self._seen_at.get(bucket, -BUCKET_SEEN_S) < BUCKET_SEEN_S:
             return absent
         page = await self._listing.page(bucket, key, 1)
         if any(entry.key == key for entry in page.objects):
             return ServerFault("HEAD answers 404 for a key that the listing holds")
-        self._seen_at[bucket] = self._clock()
+        self._seen_at[bucket] = time.monotonic()
         return absent
 
     async def _told_by_get(self, bucket: str, key: str, answer: Answer) -> ObjectError:
@@ -193,7 +192,7 @@ class S3Store(Store):
         check_read(answer.headers, pin, None, pin.size_bytes)
         if len(answer.body) != pin.size_bytes:
             raise IntegrityMismatch(f"the answer has {len(answer.body)} bytes, {pin.size_bytes} were asked for")
-        self._seen_at[bucket] = self._clock()
+        self._seen_at[bucket] = time.monotonic()
         return object_info(key, answer.headers, tags=await self._tags.of(bucket, key, answer)), answer.body
 
     # --- writing -----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from embedded.moto import MotoServer
 from embedded.s3admin import s3_client
 from embedded.seaweedfs import SeaweedFS
 from replication.errors import (
+    BucketNotFound,
     ClockSkewed,
     CredentialsRefused,
     EndpointUnreachable,
@@ -365,6 +366,22 @@ async def test_a_stream_of_absent_keys_proves_its_bucket_once(seaweed: SeaweedFS
                 await store.head(bucket, f"absent-{number}")
         assert len(proxy.requests("HEAD")) == 5
         assert len(proxy.requests("GET")) == 1
+
+
+async def test_a_wall_clock_that_is_set_back_proves_no_bucket(
+    moto_s3: MotoServer, moto_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stores.s3.BUCKET_SEEN_S", 0.0)
+    off_s = [0.0]
+    store = store_at(moto_s3, clock=lambda: time.time() + off_s[0])
+    with pytest.raises(ObjectNotFound):
+        await store.head(moto_bucket, "absent")
+    with closing(admin(moto_s3)) as client:
+        client.delete_bucket(Bucket=moto_bucket)
+    off_s[0] = -600.0
+    with pytest.raises(BucketNotFound):
+        await store.head(moto_bucket, "absent")
+    await store.close()
 
 
 async def test_a_404_for_a_key_that_is_listed_proves_nothing(seaweed: SeaweedFS, bucket: str) -> None:
