@@ -288,7 +288,8 @@ class S3Store(Store):
     async def delete(self, bucket: str, key: str, version: Version) -> None:
         check_key(key)
         known = self._capabilities.get(bucket)
-        if known is not None and not known.conditional_deletes and not await self._is_current(bucket, key, version):
+        fenced = known.conditional_deletes if known is not None else self._aws
+        if not fenced and not await self._is_current(bucket, key, version):
             return
         answer = await self._wire.send("DELETE", bucket, key, headers={"if-match": quoted(version)})
         if not answer.failed:

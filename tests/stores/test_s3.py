@@ -759,3 +759,15 @@ async def test_an_unfenced_delete_looks_once_more(moto_s3: MotoServer, moto_buck
         assert proxy.requests("DELETE", "/k$") == []
         await store.delete(moto_bucket, "k", current.version)
         assert await listed(store, moto_bucket) == []
+
+
+async def test_a_delete_before_any_probe_looks_once_more(moto_s3: MotoServer, moto_bucket: str) -> None:
+    """What a worker does first after its start may be a deletion, when nothing is known of the endpoint yet."""
+    async with broken(moto_s3, Rule(StripHeader("if-match"), method="DELETE", path="/k$")) as (store, proxy):
+        stale = await store.put(moto_bucket, "k", Body.of(b"older"), Attributes(), ABSENT)
+        current = await store.put(moto_bucket, "k", Body.of(b"somebody's"), Attributes(), ANY)
+        with pytest.raises(PreconditionFailed):
+            await store.delete(moto_bucket, "k", stale.version)
+        assert await listed(store, moto_bucket) == ["k"]
+        await store.delete(moto_bucket, "k", current.version)
+        assert len(proxy.requests("DELETE", "/k$")) == 1
