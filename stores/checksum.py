@@ -87,11 +87,10 @@ def encode_crc(value: int, width: int = 4) -> str:
     return base64.b64encode(value.to_bytes(width, "big")).decode()
 
 
-def decode_crc(text: str) -> int | None:
-    """The inverse of `encode_crc`; None for a composite checksum (`…-N`) or anything else that is not one."""
-    if "-" in text:
-        return None
+def decode_crc(text: str, width: int = 4) -> int | None:
+    """The inverse of `encode_crc`; None for nothing, a composite checksum (`…-N`), or anything else that is not one."""
     try:
-        return int.from_bytes(base64.b64decode(text, validate=True), "big")
+        told = base64.b64decode(text, validate=True)
     except ValueError:
         return None
+    return int.from_bytes(told, "big") if len(told) == width else None

@@ -146,7 +146,7 @@ def to_version(resource: Mapping[str, Any]) -> Version:
 def to_checksums(resource: Mapping[str, Any]) -> Checksums:
     """Composite objects have no MD5."""
     crc32c, md5 = resource.get("crc32c"), resource.get("md5Hash")
-    return Checksums(crc32c=decode_crc(str(crc32c)) if crc32c else None, md5=_md5(str(md5)) if md5 else None)
+    return Checksums(crc32c=decode_crc(str(crc32c or "")), md5=_md5(str(md5)) if md5 else None)
 
 
 def to_attributes(resource: Mapping[str, Any]) -> Attributes:

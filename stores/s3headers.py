@@ -147,12 +147,11 @@ def checksums(headers: Mapping[str, str]) -> Checksums:
     md5 = etag if _MD5.fullmatch(etag) and not opaque else None
     if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
         return Checksums(md5=md5)
-    return Checksums(_crc(headers, "crc32c"), _crc(headers, "crc64nvme"), _crc(headers, "crc32"), md5)
+    return Checksums(_crc(headers, "crc32c"), _crc(headers, "crc64nvme", 8), _crc(headers, "crc32"), md5)
 
 
-def _crc(headers: Mapping[str, str], kind: str) -> int | None:
-    told = headers.get(f"x-amz-checksum-{kind}")
-    return decode_crc(told) if told else None
+def _crc(headers: Mapping[str, str], kind: str, width: int = 4) -> int | None:
+    return decode_crc(headers.get(f"x-amz-checksum-{kind}", ""), width)
 
 
 def _archived(headers: Mapping[str, str]) -> bool:

@@ -154,7 +154,7 @@ class WriteProbe:
         upload = {"uploadId": parse_result(begun.body, "InitiateMultipartUploadResult").get("UploadId", "")}
         try:
             part = await self._try("PUT", key, ASKED, DATA, upload | {"partNumber": "1"})
-            if part.failed or decode_crc(part.headers.get(CRC32C, "-")) != crc32c(DATA):
+            if part.failed or decode_crc(part.headers.get(CRC32C, "")) != crc32c(DATA):
                 return False
             document = complete_document([Part(1, len(DATA), unquote_etag(part.headers.get("ETag", "")), crc32c(DATA))], checksums=True)
             completed = await self._try("POST", key, whole_headers(crc32c(DATA) ^ 1, len(DATA)), document, upload)

@@ -59,7 +59,7 @@ class S3Sending:
         """One part, and the CRC32C under which it is stored as far as that is known."""
         mode = self._part_checksum(bucket)
         answer = await self._send(bucket, key, query, {}, body, mode)
-        told, ours = decode_crc(answer.headers.get(CRC32C, "-")), body.result().crc32c
+        told, ours = decode_crc(answer.headers.get(CRC32C, "")), body.result().crc32c
         if answer.failed:
             return answer, None
         if mode == "response" and told is None and body.known_crc32c is None:

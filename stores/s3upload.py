@@ -57,7 +57,7 @@ class S3Uploads:
         except (PreconditionFailed, ObjectNotFound) as error:
             raise SourceChanged(str(error)) from error
         result = parse_result(answer.body, "CopyPartResult")
-        return Part(number, length, unquote_etag(result.get("ETag", "")), decode_crc(result.get("ChecksumCRC32C") or "-"))
+        return Part(number, length, unquote_etag(result.get("ETag", "")), decode_crc(result.get("ChecksumCRC32C", "")))
 
     async def list_parts(self, bucket: str, key: str, upload_id: str) -> list[Part]:
         newest: dict[int, tuple[datetime, Part]] = {}

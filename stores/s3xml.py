@@ -190,7 +190,7 @@ def parse_parts(body: bytes) -> PartsPage:
                 _number(fields.get("PartNumber", "")),
                 _number(fields.get("Size", "")),
                 unquote_etag(fields.get("ETag", "")),
-                decode_crc(fields.get("ChecksumCRC32C") or "-"),
+                decode_crc(fields.get("ChecksumCRC32C", "")),
             ),
         )
         for fields in _named(root, "Part")
