@@ -122,7 +122,7 @@ class GcsObjects:
                 raise SourceChanged(f"generation {source[2]} of {source[1]!r} is gone") from error
             made, token = answer.get("resource"), answer.get("rewriteToken")
             if progress is not None:
-                progress(int(answer.get("totalBytesRewritten", 0)))
+                progress(_count(answer.get("totalBytesRewritten", 0)))
             if answer.get("done") and isinstance(made, dict):
                 return made
             if answer.get("done") or not isinstance(token, str):
@@ -140,6 +140,14 @@ class GcsObjects:
                 await self.require_bucket(bucket)
 
         await in_parallel(partial(one, *temporary) for temporary in temporaries)
+
+
+def _count(told: object) -> int:
+    """64-bit numbers of the API are JSON strings."""
+    try:
+        return int(str(told))
+    except ValueError as error:
+        raise ServerFault("the answer to a rewrite tells no number of bytes") from error
 
 
 async def in_parallel(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:

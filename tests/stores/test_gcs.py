@@ -456,11 +456,11 @@ async def test_an_answer_that_is_nested_without_end_is_a_fault() -> None:
                 await script.store.head("b", "k")
 
 
-@pytest.mark.parametrize("answer", [{"done": True}, {"done": False}, {}])
+@pytest.mark.parametrize("answer", [{"done": True}, {"done": False}, {}, {"rewriteToken": "t", "totalBytesRewritten": "some"}])
 async def test_a_rewrite_that_neither_ends_nor_goes_on_is_a_fault(answer: dict[str, Any]) -> None:
     async with scripted(said(answer)) as script:
         with pytest.raises(ServerFault):
-            await script.store.copy("b", "k", Version(5, id="7"), "b", "other", Attributes(), ANY)
+            await script.store.copy("b", "k", Version(5, id="7"), "b", "other", Attributes(), ANY, progress=lambda _: None)
 
 
 async def test_a_checksum_of_another_form_is_none_and_metadata_is_text() -> None:
