@@ -22,6 +22,9 @@ from stores.s3quick import quick_entries
 MAX_DOCUMENT = 16 << 20
 """Bytes. 1,000 keys of 1,024 bytes, each byte percent-encoded, are 3 MiB."""
 
+MAX_TAGS = 400_000
+"""Of a document: some 30 for each of 1,000 entries are usual. Every element costs a parser a hundred bytes, however short it is."""
+
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 MAX_DIGITS = 18
@@ -62,6 +65,8 @@ def _parse(body: bytes, name: str | None) -> etree._Element:
     for `…Result`, or leave it away."""
     if len(body) > MAX_DOCUMENT:
         raise ServerFault(f"{name}: the answer is larger than {MAX_DOCUMENT} bytes")
+    if body.count(b"<") > MAX_TAGS:
+        raise ServerFault(f"{name}: the answer has more than {MAX_TAGS} tags")
     parser = etree.XMLParser(
         resolve_entities=False, no_network=True, huge_tree=False, load_dtd=False, remove_comments=True, remove_pis=True
     )

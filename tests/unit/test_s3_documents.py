@@ -94,8 +94,25 @@ def test_a_page_is_the_last_only_where_it_is_said(told: str, truncated: bool) ->
         b'<!DOCTYPE d [<!ENTITY a "b">]><ListBucketResult><Name>&a;</Name></ListBucketResult>',
         b'<!DOCTYPE d SYSTEM "file:///etc/passwd"><ListBucketResult/>',
         b"<ListBucketResult>" + b" " * (16 << 20) + b"</ListBucketResult>",
+        b"<ListBucketResult>" + b"<a/>" * 500_000 + b"</ListBucketResult>",
     ],
-    ids=["empty", "html", "text", "cut", "entry", "size", "digits", "truth", "no truth", "time", "utf8", "entity", "external", "large"],
+    ids=[
+        "empty",
+        "html",
+        "text",
+        "cut",
+        "entry",
+        "size",
+        "digits",
+        "truth",
+        "no truth",
+        "time",
+        "utf8",
+        "entity",
+        "external",
+        "large",
+        "tags",
+    ],
 )
 def test_what_is_no_listing_is_a_fault_and_never_an_empty_listing(body: bytes) -> None:
     with pytest.raises(ServerFault):
