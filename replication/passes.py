@@ -7,7 +7,7 @@ tells what it would do, `verify` tells what is wrong; the last two write nothing
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal
 
 from pydantic import Field
@@ -78,7 +78,7 @@ class Filters(Payload):
             return True
         if modified is None:
             return False
-        at = modified.astimezone(UTC).timestamp()
+        at = modified.timestamp()
         return (self.modified_after is None or at > self.modified_after) and (self.modified_before is None or at < self.modified_before)
 
     def covers(self, below: str) -> bool:

@@ -38,6 +38,12 @@ def test_replicas_without_a_source_are_still_told() -> None:
     assert Filters(modified_after=10.0).by_object
 
 
+@pytest.mark.parametrize("told", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_the_first_and_the_last_time_that_a_store_can_tell_are_compared(told: str) -> None:
+    listed = ListedObject("k", Version(1, modified=datetime.fromisoformat(told)))
+    assert Filters(modified_after=10.0).admits(listed) is told.startswith("9999")
+
+
 def test_since_is_a_time_an_age_or_the_last_verification() -> None:
     assert since("last") == "last"
     assert since("7d") == Moment(ago_s=7 * 86_400.0)
