@@ -194,12 +194,12 @@ class Repair(Common):
         done = Done().count(**{COUNTED.get(result.outcome, "blocked"): 1, "bytes_copied": arrived_bytes(result)})
         if receipt := receipt_of(result, self._workflow):
             done.receipts.append(receipt)
+        elif result.outcome == "conflict":
+            done.quarantined.append(quarantined_for(self._route.name, key, result.reason, result.message, "somebody has to choose a side"))
         else:
             done.released.append((self._route.name, key))
         if entry := audit_of(result, self._workflow):
             done.audit.append(entry)
-        if result.outcome == "conflict":
-            done.quarantined.append(quarantined_for(self._route.name, key, result.reason, result.message, "somebody has to choose a side"))
         return done
 
 

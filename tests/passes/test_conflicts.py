@@ -1,0 +1,20 @@
+"""An object that a pass may not overwrite, where somebody has to choose: it is named until that is done."""
+
+from __future__ import annotations
+
+from replication.models import ABSENT, Attributes
+from stores.body import Body
+from tests.passes.in_memory import bench
+
+
+async def test_a_conflict_is_in_quarantine_until_somebody_has_chosen() -> None:
+    async with bench(foreign="conflict") as made:
+        await made.put("k", b"ours")
+        theirs = await made.destination.put("two", "k", Body.of(b"theirs"), Attributes(), ABSENT)
+        for attempts in (1, 2):
+            assert (await made.scan()).counters.blocked == 1
+            (resting,) = await made.ledger.quarantine("r")
+            assert (resting.key, resting.reason, resting.attempts) == ("k", "foreign-conflict", attempts)
+        await made.destination.delete("two", "k", theirs.version)
+        assert (await made.scan()).counters.copied == 1
+        assert await made.ledger.quarantine("r") == []
