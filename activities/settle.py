@@ -20,13 +20,25 @@ from activities.results import COLLECTED, copied, pause_for, pause_of_hold, plai
 from activities.tide import SMALL, Tide
 from ledger.ledger import Ledger
 from replication.compare import replica_token
-from replication.errors import DestinationForeign, IntegrityMismatch, NotSupported, ObjectError, PreconditionFailed, SourceArchived
+from replication.errors import (
+    DestinationForeign,
+    IntegrityMismatch,
+    NotSupported,
+    ObjectError,
+    PreconditionFailed,
+    ServerFault,
+    SourceArchived,
+    StoreTimeout,
+)
 from replication.limits import Capabilities
 from replication.manifests.rule import Rule
+from replication.mark import parse_mark
 from replication.models import (
+    Attributes,
     Checksums,
     Condition,
     CopyPlan,
+    ObjectInfo,
     ReplicateObjectResult,
     SettleInput,
     Settlement,
@@ -273,8 +285,11 @@ class Settler:
         replica, attributes = view.replica_info, self._plans.attributes(view)
         assert replica is not None
         try:
-            info = await view.destination.store.update_attributes(
-                view.destination.bucket, view.destination.key, replica.version, attributes
+            info = await commit_recognised(
+                lambda: view.destination.store.update_attributes(
+                    view.destination.bucket, view.destination.key, replica.version, attributes
+                ),
+                lambda: _updated(view, attributes),
             )
         except NotSupported:
             decision = replace(view.decision, action="copy", condition=Condition.match(replica.version))
@@ -285,7 +300,8 @@ class Settler:
         return settlement.model_copy(update={"result": settlement.result.model_copy(update=now)})
 
     async def _delete(self, view: View, absent_for_s: float) -> Settlement:
-        """After the hold, and with the route's permit, the source is looked at again before the replica goes."""
+        """After the hold, and with the route's permit, the source is looked at again before the replica goes. One that is gone
+        behind a lost answer was deleted here."""
         assert view.replica_info is not None
         if self._collects:
             return Settlement(pause=COLLECTED)
@@ -298,5 +314,15 @@ class Settler:
                 return Settlement(pause=pause_for(permit))
         if await head_or_absent(view.source) is not None:
             raise PreconditionFailed("the source exists again")
-        await view.destination.store.delete(view.destination.bucket, view.destination.key, view.replica_info.version)
+        try:
+            await view.destination.store.delete(view.destination.bucket, view.destination.key, view.replica_info.version)
+        except (ServerFault, StoreTimeout):
+            if await head_or_absent(view.destination) is not None:
+                raise
         return await self._recorded(told(view, "deleted"))
+
+
+async def _updated(view: View, attributes: Attributes) -> ObjectInfo | None:
+    """The replica, if its mark is that of this very update."""
+    info = await head_or_absent(view.destination)
+    return info if info is not None and parse_mark(info.attributes.metadata) == parse_mark(attributes.metadata) else None
