@@ -13,7 +13,7 @@ from temporalio import activity
 from activities import metrics
 from activities._progress import PartRecord, Pulse, pulse
 from activities.deletions import Permits
-from activities.recording import next_step, quarantined_for, record
+from activities.recording import is_told, next_step, quarantined_for, record
 from activities.results import left_to_passes
 from activities.settle import Settler
 from activities.steering import Steerings
@@ -84,7 +84,11 @@ class ObjectActivities:
         self._settler = Settler(settings, stores, ledger, permits, record=self._record)
 
     async def _record(self, result: ReplicateObjectResult) -> None:
-        await record(self._ledger, result, activity.info().workflow_id or "")
+        """Of a plan that was carried out by an attempt before this one, the copy is recognised, and may be on record."""
+        info = activity.info()
+        again = info.attempt > 1 and result.outcome == "copied"
+        told = again and await is_told(self._ledger, result, info.scheduled_time.timestamp())
+        await record(self._ledger, result, info.workflow_id or "", told=told)
 
     @activity.defn(name="settle_object")
     async def settle_object(self, input: SettleInput) -> Settlement:

@@ -69,9 +69,16 @@ def quarantined_for(route: str, key: str, reason: str, message: str, next_step: 
     return Quarantined(route=route, key=key, reason=reason, message=message[:1000], next_step=next_step)
 
 
-async def record(ledger: Ledger, result: ReplicateObjectResult, workflow: str) -> None:
-    """Keeps what a single object's look led to. Raises `LedgerUnavailable`."""
-    receipt, entry = receipt_of(result, workflow), audit_of(result, workflow)
+async def is_told(ledger: Ledger, result: ReplicateObjectResult, since: float) -> bool:
+    """Whether the last entry of the key is that of this very copy, and not older than `since` (seconds since 1970)."""
+    last = (await ledger.history(result.route, result.key))[-1:]
+    copy = "copied", result.source_version, result.destination_version
+    return any((entry.action, entry.source_version, entry.destination_version) == copy and entry.at >= since for entry in last)
+
+
+async def record(ledger: Ledger, result: ReplicateObjectResult, workflow: str, *, told: bool = False) -> None:
+    """Keeps what a single object's look led to; `told` where its audit entry is there already. Raises `LedgerUnavailable`."""
+    receipt, entry = receipt_of(result, workflow), None if told else audit_of(result, workflow)
     gone = result.outcome == "deleted" or result.reason == "both-absent"
     place = [(result.route, result.key)]
     forgotten, released = place if gone else [], place if gone or result.outcome == "kept" else []

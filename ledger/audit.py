@@ -53,8 +53,17 @@ def append_missing(connection: Connection, entries: Sequence[AuditEntry]) -> Non
 
 
 def _is_there(connection: Connection, entry: AuditEntry) -> bool:
-    return any((found.at, found.action, found.workflow) == (entry.at, entry.action, entry.workflow)
-        for found in history(connection, entry.route, entry.key))  # fmt: skip
+    """Whether it was committed, or its copy was found in place by another process since, which told it first."""
+    for found in history(connection, entry.route, entry.key):
+        if (found.at, found.action, found.workflow) == (entry.at, entry.action, entry.workflow):
+            return True
+        if found.at >= entry.at and found.action == "copied" and _copy(found) == _copy(entry):
+            return True
+    return False
+
+
+def _copy(entry: AuditEntry) -> tuple[str, str, str]:
+    return entry.action, entry.source_version, entry.destination_version
 
 
 def _values(entry: AuditEntry, sequence: int, now: float) -> Values:

@@ -162,6 +162,26 @@ async def test_a_copy_that_is_told_again_after_the_database_was_away_has_one_ent
     assert [entry.destination_version for entry in await ledger.audit("r")] == ["7", "8"]
 
 
+async def test_a_copy_that_is_told_by_another_process_before_what_is_owed_has_one_entry(
+    url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its activity was tried again in that process, which found it in place."""
+    copied = AuditEntry("r", "a", "copied", source_version="s", destination_version="7")
+
+    async def failing(*_: Any) -> Any:
+        raise LedgerUnavailable("away") from OperationalError("", None, Exception())
+
+    with monkeypatch.context() as away:
+        away.setattr(ledger, "_write", failing)
+        with pytest.raises(LedgerUnavailable):
+            await ledger.record(audit=[copied, AuditEntry("r", "b", "copied", source_version="s", destination_version="8")])
+    other = Ledger(url)
+    await other.record(audit=[copied])
+    await other.close()
+    await ledger.record(audit=[AuditEntry("r", "c", "copied", destination_version="9")])
+    assert [entry.key for entry in await ledger.audit("r")] == ["a", "b", "c"]
+
+
 async def test_entries_that_are_owed_are_written_before_the_ledger_closes(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     async def failing(*_: Any) -> Any:
         raise LedgerUnavailable("away") from OperationalError("", None, Exception())
