@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from typing import Any, Protocol
 
 from activities._progress import pulse
@@ -32,7 +33,7 @@ from replication.models import ListedObject, ReplicateObjectResult, SettleInput,
 from replication.parts import check_size
 from replication.passes import COUNTED, ScanInput, arrived_bytes
 from replication.routes import Route
-from stores.observe import observe, places
+from stores.observe import places
 from stores.registry import Stores
 
 TRIES = 5
@@ -204,13 +205,17 @@ class Repair(Common):
 
 
 class Plan(Common):
-    """Tells what `Repair` would do; reads, and writes nothing."""
+    """Tells what `Repair` would do; reads, and writes nothing. In a pair, a listing alone does not tell that a copy is due."""
+
+    def __init__(self, asked: ScanInput, route: Route, stores: Stores, settler: Settler, *, paired: bool, workflow: str) -> None:
+        super().__init__(asked, route, stores, sys.maxsize if paired else settler.inline_max, paired=paired, workflow=workflow)
+        self._settler = settler
 
     async def settle(self, key: str, source: ListedObject, *, missing: bool) -> Done:
-        if missing:
+        if missing and not self._paired:
             return self.planned_copy(key, source)
         try:
-            decision = (await observe(self._route, key, self._stores)).decision
+            decision = (await self._settler.look(self._route, key)).decision
         except EVERYBODYS:
             raise
         except ObjectError as error:

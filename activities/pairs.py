@@ -35,13 +35,21 @@ class Pairs:
         self._ledger = ledger
 
     async def observe(self, route: Route, key: str) -> View:
-        """Both sides, and for a pair what they last had in common. Raises `NotSupported` for a pair without fences."""
+        """As `look`. Raises `NotSupported` for a pair without fences."""
+        back = self._counterparts.get(route.name)
+        if back is not None:
+            capabilities = await self._stores.capabilities(route.destination.store, route.destination.bucket)
+            if not capabilities.conditional_writes:
+                raise NotSupported(
+                    f"routes {route.name} and {back.name} lead back and forth, and the destination has no conditional writes"
+                )
+        return await self.look(route, key)
+
+    async def look(self, route: Route, key: str) -> View:
+        """Both sides, and for a pair what they last had in common. Only reads."""
         back = self._counterparts.get(route.name)
         if back is None:
             return await observe(route, key, self._stores)
-        capabilities = await self._stores.capabilities(route.destination.store, route.destination.bucket)
-        if not capabilities.conditional_writes:
-            raise NotSupported(f"routes {route.name} and {back.name} lead back and forth, and the destination has no conditional writes")
         return await observe(route, key, self._stores, paired=True, common=await self._common(route, back, key))
 
     async def _common(self, route: Route, back: Route, key: str) -> tuple[str, str] | None:

@@ -130,7 +130,7 @@ class PassActivities:
             return Repair(input, route, self._stores, self._collecting, paired=paired, workflow=workflow)
         if input.mode == "verify":
             return Verify(input, route, self._stores, self._ledger, self._readers, paired=paired, workflow=workflow)
-        return Plan(input, route, self._stores, self._collecting.inline_max, paired=paired, workflow=workflow)
+        return Plan(input, route, self._stores, self._collecting, paired=paired, workflow=workflow)
 
     # --- deletions ---------------------------------------------------------------------------------------------------
 

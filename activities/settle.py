@@ -108,6 +108,10 @@ class Settler:
         """Raises `RouteUnknown`."""
         return self._settings.route(name)
 
+    async def look(self, route: Route, key: str) -> View:
+        """Both sides, and what settling would do about them. Only reads."""
+        return await self._pairs.look(route, key)
+
     async def settle(self, route: Route, asked: SettleInput, meter: Meter) -> Settlement:
         """Looks, decides and acts; returns the plan of a copy that is too large for one step, what a manifest waits for, or
         the pause before a deletion."""

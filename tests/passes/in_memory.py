@@ -64,12 +64,10 @@ class Bench:
     async def scan(self, pulse: Pulse | None = None, **asked: Any) -> ScanResult:
         token = current_pulse.set(pulse or Pulse())
         try:
-            wanted, route = ScanInput(**{"route": "r", "pass_id": "p", **asked}), self.settings.route("r")
-            outcomes = (
-                Repair(wanted, route, self.stores, self.settler, paired=False, workflow="")
-                if wanted.mode == "repair"
-                else Plan(wanted, route, self.stores, self.settler.inline_max, paired=False, workflow="")
-            )
+            wanted = ScanInput(**{"route": "r", "pass_id": "p", **asked})
+            route = self.settings.route(wanted.route)
+            paired = wanted.route in self.settings.counterparts
+            outcomes = (Repair if wanted.mode == "repair" else Plan)(wanted, route, self.stores, self.settler, paired=paired, workflow="")
             return await Scan(wanted, route, self.stores, self.ledger, outcomes, Gate(0, Turns())).run()
         finally:
             current_pulse.reset(token)
