@@ -87,13 +87,15 @@ def anomalies_of(seen: Compared) -> list[Anomaly]:
         return [told, *_foreign(seen, seen.replica)]
     found = _attributes(seen, seen.replica)
     if content_is_proved(seen) or (found and seen.decision.reason == "source-archived"):
-        return found
+        return [*found, *_foreign(seen, seen.replica)] if seen.decision.action in ("block", "conflict") else found
     return [_unproved(seen, seen.replica), *_foreign(seen, seen.replica)]
 
 
 def content_is_proved(seen: Compared) -> bool:
-    """Whether there is evidence that the contents are equal."""
-    return seen.bytes_equal or seen.decision.action in ("in_sync", "update") or seen.decision.reason == "replica-archived"
+    """Whether there is evidence that the contents are equal, also where the route may not change what else differs."""
+    if seen.bytes_equal or seen.decision.action in ("in_sync", "update") or seen.decision.reason == "replica-archived":
+        return True
+    return seen.replica is not None and same_checksums(seen.source.checksums, seen.replica.checksums) is True
 
 
 def differs_by_word(source: ObjectInfo, replica: ObjectInfo) -> bool:
