@@ -310,7 +310,7 @@ class Settler:
         if self._collects:
             return Settlement(pause=COLLECTED)
         hold_s = view.route.settings.deletions.hold or 0.0
-        if absent_for_s < hold_s:
+        if hold_s and absent_for_s < hold_s:
             return Settlement(pause=pause_of_hold(hold_s, hold_s - absent_for_s))
         if self._permits is not None:
             permit = await self._permits.ask(view.route.name, view.source.key)

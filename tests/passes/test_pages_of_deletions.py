@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -251,3 +252,11 @@ async def test_a_cancelled_page_makes_an_end_of_what_it_began_and_tells_it() -> 
         assert 0 < gone < 20, "some were under way, and no other began"
         assert (told.cursor, told.ended, told.deleted, len(deleted)) == ("", False, gone, gone)
         assert len(await made.ledger.pending_deletions("r", pass_id="p1")) == 20 - gone
+
+
+async def test_without_a_hold_no_clock_of_another_worker_delays_a_deletion() -> None:
+    async with bench(deletes={"mode": "mirror", "max_percent": 100}) as made:
+        await three_are_gone(made)
+        made.ledger._clock = lambda: time.time() + 60
+        result = await passed(made, "p1")
+        assert (result.deleted, result.waiting) == (3, 0)
