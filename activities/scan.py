@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from activities._progress import pulse
 from activities.gate import Gate, KeptOut
 from activities.listings import PAGE, joined
 from activities.outcomes import Outcomes
-from activities.scan_order import Done, Order, Slot, large_bytes
+from activities.scan_order import Done, Names, Order, Slot
 from activities.turns import SMALL_AT_ONCE
 from ledger.ledger import Ledger
 from ledger.rows import PendingDeletion
@@ -58,8 +58,8 @@ class Scan:
         self._flushing = asyncio.Lock()
         self._is_gapless = True
         """Everything up to the cursor is on record. What a failed flush took from the order is not, so that none after it moves it."""
-        self._named = self._named_bytes = 0
-        self._name([*self._result.large, *self._result.parked])
+        self._named, self._likely = Names(), Names()
+        self._named.add([*self._result.large, *self._result.parked])
         self._listed_all = asyncio.Event()
         self._ended = False
         self._include, self._exclude = compile_globs(tuple(asked.filters.include)), compile_globs(tuple(asked.filters.exclude))
@@ -122,12 +122,16 @@ class Scan:
             self._ended = True
 
     def _is_laden(self) -> bool:
-        return self._named >= MAX_LARGE or self._named_bytes >= MAX_LARGE_BYTES
+        """Whether the result will name as much as it may: what is known to be named counts before it is on record."""
+        return self._named.exceed(MAX_LARGE, MAX_LARGE_BYTES)
 
-    def _name(self, keys: Sequence[str]) -> None:
-        """Counts what the result will name, as soon as that is known: records may come later."""
-        self._named += len(keys)
-        self._named_bytes += large_bytes(keys)
+    def _may_name(self, listed: ListedObject) -> list[str]:
+        """The key, where only settling it tells whether it needs a workflow or waits for an archive."""
+        archived = self._route.settings.restore or listed.storage_class in ARCHIVES
+        return [listed.key] if archived and self._asked.mode == "repair" else []
+
+    def _is_likely_laden(self) -> bool:
+        return self._likely.count > 0 and (self._named + self._likely).exceed(MAX_LARGE, MAX_LARGE_BYTES)
 
     async def _take(self, batch: list[Row]) -> None:
         """Sorts the rows of a batch: what needs nothing is counted at once, the rest goes to the queue."""
@@ -158,12 +162,14 @@ class Scan:
         self, idle: Done, before: str | None, below: str, seen: dict[str, int], verdict: str, listed: ListedObject | None
     ) -> None:
         """Queues work for a key; what needed nothing, up to the key `before` it, goes ahead of it in the order."""
-        while self._order.is_full:
+        assert listed is not None
+        likely = self._may_name(listed)
+        while self._order.is_full or (likely and self._is_likely_laden()):
             self._moved.set()
             await asyncio.sleep(0.01)
         if before is not None and not idle.is_empty:
             self._order.take(before).done = idle
-        assert listed is not None
+        self._likely.add(likely)
         await self._work.put((self._order.take(below, seen), verdict, listed))
 
     def _concerns(self, below: str, source: ListedObject | None, replica: ListedObject | None) -> bool:
@@ -234,7 +240,7 @@ class Scan:
     def _name_large(self, idle: Done, key: str, source: ListedObject) -> None:
         if self._asked.mode == "repair":
             idle.large.append(key)
-            self._name([key])
+            self._named.add([key])
         else:
             idle.add(self._outcomes.planned_copy(key, source))
 
@@ -265,7 +271,8 @@ class Scan:
                         slot.done = await self._outcomes.settle(key, listed, missing=missing)
                 finally:
                     self._busy.discard(task)
-                self._name([*slot.done.large, *slot.done.parked])
+                self._likely.remove(self._may_name(listed))
+                self._named.add([*slot.done.large, *slot.done.parked])
             if self._order.is_ready:
                 self._moved.set()
 

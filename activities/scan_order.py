@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -103,5 +104,27 @@ class Order:
         return (last, total) if last is not None else None
 
 
-def large_bytes(keys: Sequence[str]) -> int:
-    return sum(len(key.encode("utf-8", "surrogatepass")) for key in keys)
+@dataclass(slots=True)
+class Names:
+    """How many keys a result names, and their bytes as JSON, which has up to six for one of a key."""
+
+    count: int = 0
+    size_bytes: int = 0
+
+    def add(self, keys: Sequence[str]) -> None:
+        self.count += len(keys)
+        self.size_bytes += _json_bytes(keys)
+
+    def remove(self, keys: Sequence[str]) -> None:
+        self.count -= len(keys)
+        self.size_bytes -= _json_bytes(keys)
+
+    def __add__(self, other: Names) -> Names:
+        return Names(self.count + other.count, self.size_bytes + other.size_bytes)
+
+    def exceed(self, count: int, size_bytes: int) -> bool:
+        return self.count >= count or self.size_bytes >= size_bytes
+
+
+def _json_bytes(keys: Sequence[str]) -> int:
+    return sum(len(json.dumps(key, ensure_ascii=False).encode("utf-8", "surrogatepass")) for key in keys)

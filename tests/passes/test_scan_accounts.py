@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +13,12 @@ from activities.scan import MAX_LARGE
 from activities.splitting import Splitter
 from replication.errors import Throttled
 from replication.limits import MIB
-from replication.models import ABSENT, Attributes
+from replication.models import ABSENT, Attributes, ListedObject, ObjectInfo
 from replication.passes import KeyRange
 from stores.body import Body
 from stores.memory import MemoryStore
 from stores.memory_buckets import Stored
-from tests.passes.in_memory import bench
+from tests.passes.in_memory import Throttling, bench
 
 
 async def test_an_object_at_which_an_attempt_failed_is_done_by_the_next() -> None:
@@ -64,6 +65,44 @@ async def test_a_result_names_few_large_objects_however_many_a_page_holds() -> N
             if result.ended:
                 break
         assert named == 3001
+
+
+class Archive(Throttling):
+    """All its objects are of an archive, as the listing tells, and those that `archived` says cannot be read before they are restored."""
+
+    archived = True
+
+    async def list_objects(self, *what: Any, **how: Any) -> AsyncIterator[Sequence[ListedObject]]:
+        async for page in super().list_objects(*what, **how):
+            yield [replace(entry, storage_class="GLACIER") for entry in page]
+
+    async def head(self, *what: Any, **how: Any) -> ObjectInfo:
+        return replace(await super().head(*what, **how), archived=self.archived)
+
+    async def request_restore(self, *what: Any, **how: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("archived", "restore"), [(True, True), (False, False)], ids=["parked", "large"])
+@pytest.mark.parametrize("letter", ["k", "\x01"])
+async def test_a_result_names_few_archived_objects_however_many_are_under_way(archived: bool, restore: bool, letter: str) -> None:
+    async with bench(restore=restore, parts={"one_shot_max": "8MiB", "part_size": "8MiB"}) as made:
+        one = made.source.put_synthetic("one", "k", 9 * MIB)
+        content = made.source._buckets["one"].objects["k"].content
+        for number in range(700):
+            made.source._buckets["one"].set(Stored(replace(one, key=f"{number:04d}{letter * 900}"), content))
+        made.source.__class__ = Archive
+        made.source.archived = archived  # type: ignore[attr-defined]
+        named, cursor = 0, ""
+        while True:
+            result = await made.scan(keys=KeyRange(after=cursor))
+            assert len(result.large) + len(result.parked) <= MAX_LARGE
+            assert len(result.model_dump_json()) < 256 << 10
+            named, cursor = named + len(result.parked if archived else result.large), result.cursor
+            if result.ended:
+                break
+        assert named == 701
+        assert [one async for one in made.destination.list_uploads("two")] == []
 
 
 async def test_a_plan_looks_at_a_large_object_that_has_a_replica() -> None:
