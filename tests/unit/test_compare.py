@@ -30,6 +30,9 @@ def receipt(source: Version, replica: Version) -> tuple[str, str]:
         (listed(S3), None, None, "missing"),
         (listed(S3), None, receipt(S3, GCS), "missing"),
         (listed(S3, storage_class="GLACIER"), None, None, "look"),
+        (listed(S3, storage_class="DEEP_ARCHIVE"), None, None, "look"),
+        (replace(listed(S3, 7), problem="a name of no encoding"), listed(GCS, 7), None, "refused"),
+        (replace(listed(S3), problem="a name of no encoding"), None, None, "refused"),
         (None, listed(GCS), None, "extra"),
         (None, None, receipt(S3, GCS), "vanished"),
         (listed(S3), listed(GCS), receipt(S3, GCS), "equal"),
@@ -53,6 +56,12 @@ def test_a_listing_and_a_head_of_one_version_have_the_same_token() -> None:
     head = replace(S3, id="a-version-id", modified=AT.replace(microsecond=0))
     assert source_token(head, "s3") == source_token(S3, "s3")
     assert replica_token(replace(S3, id="v", modified=None), "s3") == replica_token(S3, "s3")
+
+
+def test_versions_of_another_length_have_another_token() -> None:
+    """However unlikely with one ETag and one time: that of a multipart upload is no checksum."""
+    for token in (source_token, replica_token):
+        assert token(S3, "s3") != token(replace(S3, size_bytes=4), "s3")
 
 
 @pytest.mark.parametrize("kind", ["gcs", "file", "memory"])
