@@ -11,10 +11,11 @@ import pytest
 from activities._progress import Pulse
 from activities.scan import MAX_LARGE
 from activities.splitting import Splitter
+from ledger.rows import Quarantined
 from replication.errors import Throttled
 from replication.limits import MIB
 from replication.models import ABSENT, Attributes, ListedObject, ObjectInfo
-from replication.passes import KeyRange
+from replication.passes import Filters, KeyRange
 from stores.body import Body
 from stores.memory import MemoryStore
 from stores.memory_buckets import Stored
@@ -38,6 +39,70 @@ async def test_an_object_at_which_an_attempt_failed_is_done_by_the_next() -> Non
         result = await made.scan(Pulse(pulse.details))
         assert (result.counters.listed, result.counters.copied, result.counters.skipped) == (6, 1, 5)
         assert "k3a" in await made.replicas()
+
+
+@pytest.mark.parametrize(
+    ("route", "filters", "listed"), [({}, {"exclude": ["**"]}, 0), ({"exclude": ["**"]}, {}, 0), ({}, {"min_size": 9}, 0), ({}, {}, 7)]
+)
+async def test_a_stretch_of_keys_that_are_nobodys_business_moves_the_cursor_as_well(
+    route: dict[str, Any], filters: dict[str, Any], listed: int
+) -> None:
+    async with bench(**route) as made:
+        for number in range(7):
+            await made.put(f"k{number}")
+        cursors = []
+        while True:
+            result = await made.scan(keys=KeyRange(after=cursors[-1] if cursors else ""), max_keys=3, filters=Filters(**filters))
+            cursors.append(result.cursor)
+            if result.ended:
+                break
+        assert cursors == ["k2", "k5", "k6"]
+        assert len(await made.replicas()) == listed
+
+
+async def test_what_is_gone_from_both_sides_is_forgotten_though_an_object_behind_it_needs_work() -> None:
+    async with bench() as made:
+        await made.put("a")
+        await made.scan()
+        await made.source.delete("one", "a", (await made.source.head("one", "a")).version)
+        await made.destination.delete("two", "a", (await made.destination.head("two", "a")).version)
+        await made.ledger.record(quarantined=[Quarantined("r", "a", "server-fault", "503")])
+        await made.put("b")
+        result = await made.scan()
+        assert (result.counters.listed, result.counters.copied) == (1, 1)
+        assert await made.ledger.find("r", "a") is None
+        assert await made.ledger.quarantine("r") == []
+
+
+async def test_replicas_without_a_source_are_counted_and_not_noted_where_deletions_are_ignored() -> None:
+    async with bench() as made:
+        for key in "abc":
+            await made.put(key)
+        await made.scan()
+        await made.source.delete("one", "b", (await made.source.head("one", "b")).version)
+        counters = (await made.scan()).counters
+        assert (counters.listed, counters.replicas, counters.extra, counters.skipped) == (2, 3, 1, 2)
+        assert await made.ledger.pending_count("r") == 0
+
+
+async def test_each_line_of_a_plan_has_a_number_of_its_own() -> None:
+    """Over the stretches of a partition, and over partitions."""
+    async with bench() as made:
+        for number in range(7):
+            await made.put(f"k{number}")
+        first = await made.scan(mode="plan", max_keys=3)
+        second = await made.scan(mode="plan", found=first.found, keys=KeyRange(after=first.cursor, up_to="k4"))
+        await made.scan(mode="plan", number=1, keys=KeyRange(after="k4"))
+        assert (first.found, second.found) == (3, 5)
+        assert [finding.document["key"] for finding in await made.ledger.findings("p")] == [f"k{number}" for number in range(7)]
+
+
+async def test_a_key_of_which_the_rules_make_nothing_is_refused_and_not_copied() -> None:
+    async with bench(dependencies="dss") as made:
+        await made.put("odd")
+        assert (await made.scan()).counters.blocked == 1
+        assert [one.reason for one in await made.ledger.quarantine("r")] == ["unknown-kind"]
+        assert await made.replicas() == []
 
 
 async def test_the_object_that_is_the_prefix_itself_is_accounted_for() -> None:

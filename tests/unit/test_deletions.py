@@ -103,7 +103,6 @@ def test_many_more_replicas_than_the_number_leave_the_share_out() -> None:
     window = counted(Window(), Count(listed=FREE + 100, complete=False), 0.0, LIMITS)
     assert admit(window, keys(50), 0.0, LIMITS)[0] == 50
 
-
     grown = counted(Window(), Count(listed=1_000, complete=False), 0.0, LIMITS)
     grown = counted(grown, Count(listed=FREE + 100, complete=False), 0.0, LIMITS)
     assert grown.left == 50, "a count that stopped early says nothing of how many were lost"
