@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replication.decide import REASONS, Observation, came_from, decide
+from replication.decide import REASONS, Observation, came_from, decide, stands
 from replication.mark import Mark, make_mark, own_mark, parse_mark, place_digest, version_token, with_mark
 from replication.models import ABSENT, Action, Attributes, Checksums, Condition, Decision, ObjectInfo, Version
 
@@ -45,11 +45,14 @@ def look(source: ObjectInfo | None, replica: ObjectInfo | None, **rules: Any) ->
 
 EARLIER = Version(3, id="78", modified=datetime(2026, 1, 1, tzinfo=UTC))
 LATER = Version(3, id="79", modified=datetime(2026, 1, 2, tzinfo=UTC))
+LONGER = Version(4, id="80", modified=EARLIER.modified)
 OTHER_ROUTE = replace(MARK, route="zz")
 OTHER_SOURCE = replace(MARK, source=place_digest("loc-x", "k"))
 COPIED_BY_USER = replace(MARK, replica=place_digest("loc-b", "elsewhere"))
 SHORT = Version(2, id="77")
 RED = replace(ATTRIBUTES, metadata={"colour": "red"})
+CAPITAL = replace(ATTRIBUTES, metadata={"Colour": "blue"})
+TAGGED = replace(ATTRIBUTES, tags={"a": "1"})
 FROM_B = Mark(route="ba", source=REPLICA_PLACE, replica=SOURCE_PLACE, version="9-3", hops=("loc-b",))
 RECEIPT = {"receipt": (V1.token, STORED.token)}
 
@@ -109,6 +112,15 @@ TABLE: list[tuple[str, ObjectInfo | None, ObjectInfo | None, dict[str, Any], str
         "conflict-won",
     ),
     ("both changed, the source earlier", source(EARLIER), replica(None, version=LATER), {"paired": True}, "conflict-lost"),
+    ("both changed at one time, the source larger", source(LONGER), replica(None, version=EARLIER), {"paired": True}, "conflict-won"),
+    ("both changed at one time, the source smaller", source(EARLIER), replica(None, version=LONGER), {"paired": True}, "conflict-lost"),
+    (
+        "the source that won is in an archive",
+        source(LATER, archived=True),
+        replica(None, version=EARLIER),
+        {"paired": True},
+        "source-archived",
+    ),
     ("a pair goes on where only it wrote", source(V2), replica(), {"paired": True}, "source-newer"),
     # equal content
     ("checksums agree", source(checksums=ONE), replica(checksums=ONE), {}, "checksum-equal"),
@@ -123,6 +135,16 @@ TABLE: list[tuple[str, ObjectInfo | None, ObjectInfo | None, dict[str, Any], str
     ("another route's equal object is fine", source(checksums=ONE), replica(OTHER_ROUTE, ONE), {}, "checksum-equal"),
     # attributes
     ("attributes are brought up to date", source(), replica(attributes=RED), {}, "attributes-differ"),
+    ("tags are attributes", source(), replica(attributes=TAGGED), {"wanted": replace(TAGGED, tags={"a": "2"})}, "attributes-differ"),
+    (
+        "not where they do not travel",
+        source(),
+        replica(attributes=TAGGED),
+        {"wanted": replace(TAGGED, tags={"a": "2"}), "compare_tags": False},
+        "mark-matches",
+    ),
+    ("the case of metadata counts", source(), replica(attributes=CAPITAL), {}, "attributes-differ"),
+    ("not where the store keeps none", source(), replica(attributes=CAPITAL), {"case_insensitive_metadata": True}, "mark-matches"),
     ("not compared where nothing is wanted", source(), replica(attributes=RED), {"wanted": None}, "mark-matches"),
     ("not where objects are only created", source(), replica(attributes=RED), {"overwrite": "never"}, "overwrite-never"),
     ("an archived replica is written anew", source(), replica(attributes=RED, archived=True), {}, "replica-archived"),
@@ -190,6 +212,28 @@ def test_each_case_has_its_reason(
 def test_every_reason_and_every_action_occurs_in_the_table() -> None:
     assert {row[4] for row in TABLE} == REASONS.keys()
     assert {action for action, _ in REASONS.values()} == set(get_args(Action))
+
+
+STANDING = {reason for reason, (action, _) in REASONS.items() if action == "in_sync"} | {
+    "attributes-differ",
+    "replica-archived",
+    "would-loop",
+    "overwrite-never",
+    "source-absent-deletes-ignored",
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_what_a_manifest_names_stands_when_its_replica_is_right_or_the_last_that_is_made(reason: str) -> None:
+    decision = Decision(REASONS[reason][0], reason, "")
+    assert stands(decision, replica()) == (reason in STANDING)
+    assert not stands(decision, None)
+
+
+def test_what_lost_is_kept_beside_only_what_is_written() -> None:
+    rules: dict[str, Any] = {"paired": True, "conflict": "keep-both"}
+    assert look(source(LATER), replica(None, version=EARLIER), **rules).keep_beside
+    assert not look(source(LATER, archived=True), replica(None, version=EARLIER), **rules).keep_beside
 
 
 def test_reasons_are_kebab_case_and_explained_in_one_line() -> None:
