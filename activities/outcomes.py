@@ -29,7 +29,7 @@ from replication.errors import (
     Throttled,
     Transient,
 )
-from replication.models import ListedObject, ReplicateObjectResult, SettleInput, Settlement
+from replication.models import Decision, ListedObject, ReplicateObjectResult, SettleInput, Settlement
 from replication.parts import check_size
 from replication.passes import COUNTED, ScanInput, arrived_bytes
 from replication.routes import Route
@@ -124,9 +124,7 @@ class Common:
         return self._told(key, "copy", "replica-absent", size).count(copied=1, bytes_copied=size, requests=2)
 
     def told_extra(self, key: str) -> Done:
-        delete = self._route.settings.deletes_mode == "mirror"
-        told = self._told(key, "delete" if delete else "keep", "source-deleted" if delete else "source-absent-deletes-ignored", 0)
-        return told.count(deleted=1, requests=3) if delete else told
+        return self._told(key, "keep", "source-absent-deletes-ignored", 0)
 
     def refused(self, key: str, source: ListedObject, error: ObjectError) -> Done:
         return self._told(key, "blocked", error.reason, source.version.size_bytes, message=str(error)).count(blocked=1)
@@ -214,19 +212,31 @@ class Plan(Common):
     async def settle(self, key: str, source: ListedObject, *, missing: bool) -> Done:
         if missing and not self._paired:
             return self.planned_copy(key, source)
+        size = source.version.size_bytes
+        decision = await self._decision(key, size)
+        if isinstance(decision, Done):
+            return decision
+        if decision.action == "in_sync":
+            return Done().count(skipped=1, requests=2)
+        counted = {"copy": "copied", "update": "updated", "keep": "kept", "wait": "waiting"}.get(decision.action, "blocked")
+        told = self._told(key, decision.action, decision.reason, size, message=decision.message)
+        moved = size if decision.action == "copy" else 0
+        return told.count(**{counted: 1}, bytes_copied=moved, requests=4 if moved else 3)
+
+    async def look_at_extra(self, key: str, replica: ListedObject) -> Done:
+        """A listing does not tell whose object it is."""
+        decision = await self._decision(key, 0)
+        if isinstance(decision, Done):
+            return decision.count(extra=1)
+        told = self._told(key, decision.action, decision.reason, 0).count(extra=1)
+        return told.count(deleted=1, requests=3) if decision.action == "delete" else told.count(requests=2)
+
+    async def _decision(self, key: str, size: int) -> Decision | Done:
+        """What a look leads to, or what is told of an object that cannot be looked at."""
         try:
-            decision = (await self._settler.look(self._route, key)).decision
+            return (await self._settler.look(self._route, key)).decision
         except EVERYBODYS:
             raise
         except ObjectError as error:
             counted = {"blocked": "blocked", "waiting": "waiting"}.get(error.rests, "failed")
-            return self._told(key, counted, error.reason, source.version.size_bytes, message=str(error)).count(**{counted: 1})
-        size = source.version.size_bytes
-        counted = {"copy": "copied", "update": "updated", "in_sync": "skipped", "keep": "kept", "wait": "waiting"}.get(
-            decision.action, "blocked"
-        )
-        if decision.action == "in_sync":
-            return Done().count(skipped=1, requests=2)
-        told = self._told(key, decision.action, decision.reason, size, message=decision.message)
-        moved = size if decision.action == "copy" else 0
-        return told.count(**{counted: 1}, bytes_copied=moved, requests=4 if moved else 3)
+            return self._told(key, counted, error.reason, size, message=str(error)).count(**{counted: 1})

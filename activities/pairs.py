@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from temporalio import activity
 
+from ledger.common import last_common
 from ledger.ledger import Ledger
 from ledger.rows import AuditEntry
 from replication.errors import NotSupported, PreconditionFailed
@@ -35,9 +36,8 @@ class Pairs:
         self._ledger = ledger
 
     async def observe(self, route: Route, key: str) -> View:
-        """As `look`. Raises `NotSupported` for a pair without fences."""
-        back = self._counterparts.get(route.name)
-        if back is not None:
+        """Both sides, and for a pair what they last had in common. Raises `NotSupported` for a pair without fences."""
+        if back := self._counterparts.get(route.name):
             capabilities = await self._stores.capabilities(route.destination.store, route.destination.bucket)
             if not capabilities.conditional_writes:
                 raise NotSupported(
@@ -46,19 +46,11 @@ class Pairs:
         return await self.look(route, key)
 
     async def look(self, route: Route, key: str) -> View:
-        """Both sides, and for a pair what they last had in common. Only reads."""
+        """The same for one who only tells: no endpoint is probed, for that writes."""
         back = self._counterparts.get(route.name)
         if back is None:
             return await observe(route, key, self._stores)
-        return await observe(route, key, self._stores, paired=True, common=await self._common(route, back, key))
-
-    async def _common(self, route: Route, back: Route, key: str) -> tuple[str, str] | None:
-        """The newest receipt of either route, as (source token, replica token) of this one."""
-        there = await self._ledger.find(route.name, key)
-        return_trip = await self._ledger.find(back.name, route.destination_key(key))
-        if return_trip is not None and (there is None or return_trip.recorded_at > there.recorded_at):
-            return return_trip.destination_version, return_trip.source_version
-        return (there.source_version, there.destination_version) if there is not None else None
+        return await observe(route, key, self._stores, paired=True, common=await last_common(self._ledger, route, back, key))
 
     async def keep_beside(self, view: View) -> None:
         """Copies what stands at the destination to a key of its own, as a user's object, before it is overwritten.

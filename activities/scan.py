@@ -63,6 +63,7 @@ class Scan:
         self._listed_all = asyncio.Event()
         self._ended = False
         self._include, self._exclude = compile_globs(tuple(asked.filters.include)), compile_globs(tuple(asked.filters.exclude))
+        self._deletes = route.settings.deletes_mode == "mirror"
         self._plain = self._include is None and self._exclude is None and route.takes_every_key
         whole = asked.filters == Filters(prefix=asked.filters.prefix) and route.rules is None and asked.phase == "objects"
         self._takes_all = self._plain and whole and asked.mode != "verify"
@@ -214,7 +215,7 @@ class Scan:
             idle.add(self._outcomes.refused(key, source, KeyInvalid(source.problem)))
         elif verdict == "extra" and self._asked.filters.by_object:
             return True
-        elif self._asked.mode == "verify":
+        elif self._asked.mode == "verify" or (verdict == "extra" and self._asked.mode == "plan" and self._deletes):
             return False
         elif verdict == "extra":
             assert replica is not None
@@ -248,7 +249,7 @@ class Scan:
         idle.count(extra=1)
         if self._asked.mode != "repair":
             idle.add(self._outcomes.told_extra(key))
-        elif self._route.settings.deletes_mode == "mirror":
+        elif self._deletes:
             idle.pending.append(PendingDeletion(self._route.name, key, self._asked.pass_id, replica.version.token))
 
     # --- working -----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from cli.records import records
 from cli.runs import closed_result, quoted
 from cli.schedules import next_passes
 from cli.session import DIFFERS, DONE, UNREACHABLE, Session, check_key_argument
+from ledger.common import last_common
 from replication.errors import ObjectError, Refused
 from replication.ids import object_workflow_id
 from replication.mark import Mark, own_mark, without_mark
@@ -52,7 +53,7 @@ async def _look(session: Session, route: Route, key: str) -> tuple[dict[str, Any
         return {"decision": {"action": "keep", "reason": reason, "message": SKIP_REASONS[reason]}}, None, DONE
     async with session.stores() as stores:
         try:
-            view = await observe(route, key, stores)
+            view = await _view(session, route, key, stores)
             plan = await _plan(session.settings, view, stores)
         except ObjectError as error:
             unknown = {"error": {"reason": error.reason, "message": str(error), "rests": error.rests, "audience": error.audience}}
@@ -65,6 +66,15 @@ async def _look(session: Session, route: Route, key: str) -> tuple[dict[str, Any
         "plan": plan,
     }
     return told, view, DONE
+
+
+async def _view(session: Session, route: Route, key: str, stores: Stores) -> View:
+    """As a worker sees it: where another route leads back, with what both sides last had in common."""
+    back = session.settings.counterparts.get(route.name)
+    if back is None:
+        return await observe(route, key, stores)
+    async with session.ledger() as ledger:
+        return await observe(route, key, stores, paired=True, common=await last_common(ledger, route, back, key))
 
 
 async def _plan(settings: Settings, view: View, stores: Stores) -> dict[str, Any] | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest_asyncio
 from temporalio.client import Client
@@ -186,3 +188,21 @@ async def test_setup_may_run_twice(make_site: Callable[..., Site], no_schedule: 
     assert [found["ok"] for found in first.document["stores"]] == [True, True]
     assert [every.every.total_seconds() for every in schedule.spec.intervals] == [86_400]
     assert schedule.state.paused
+
+
+async def test_explain_sees_routes_back_and_forth_as_a_worker_does(site: Site, tmp_path: Path) -> None:
+    ends = [{"store": "disk", "bucket": bucket} for bucket in ("here", "there")]
+    routes = [{"name": "out", "source": ends[0], "destination": ends[1]}, {"name": "home", "source": ends[1], "destination": ends[0]}]
+    stores = {"disk": {"type": "file", "root": str(tmp_path)}}
+    ledger = f"sqlite:///{tmp_path}/ledger.db"
+    site.write({"temporal": site.document["temporal"], "ledger": ledger, "stores": stores, "routes": routes}, "both-ways.yaml")
+    for number, bucket in enumerate(("here", "there")):
+        (tmp_path / bucket).mkdir()
+        (tmp_path / bucket / "key").write_text(bucket)
+        os.utime(tmp_path / bucket / "key", (1_000 + number, 1_000 + number))
+
+    told = {route: await site.starter("explain", route, "key", "--json", "--config", "both-ways.yaml") for route in ("out", "home")}
+    assert {route: ended.document["decision"]["reason"] for route, ended in told.items()} == {
+        "out": "conflict-lost",
+        "home": "conflict-won",
+    }

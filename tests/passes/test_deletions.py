@@ -42,7 +42,10 @@ async def test_a_pass_deletes_its_own_replicas_and_nothing_else(
         await put_all(destination, {lab.after + "somebody's": b"own"})
         await gone(source, keys[:8])
         plan = await lab.reconcile(mode="plan")
-        assert (plan.counters.deleted, len(await replicas(lab, destination))) == (9, 31)
+        assert (plan.counters.extra, plan.counters.deleted, len(await replicas(lab, destination))) == (9, 8, 31)
+        async with lab.ledger() as ledger:
+            told = {finding.key: finding.document["action"] for finding in await ledger.findings(plan.pass_id)}
+        assert told == {**dict.fromkeys(keys[:8], "delete"), lab.before + "somebody's": "keep"}
 
         result = await lab.reconcile()
         assert (result.counters.extra, result.counters.deleted, result.state) == (9, 8, "done")
