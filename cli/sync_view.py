@@ -18,6 +18,7 @@ from cli.sync_pass import Ending
 from replication.passes import Counters, PassProgress
 from replication.units import format_duration, format_size
 
+MINUTE_S = 59.95
 WINDOW_S = 10.0
 """Rates are those of the last seconds."""
 
@@ -117,8 +118,13 @@ def closing_lines(ending: Ending) -> list[str]:
     """How many of what, how much in what time, and what the pass noted."""
     counters, dry = ending.progress.counters, ending.progress.mode == "plan"
     rate = "" if dry or not ending.seconds else f", {format_size(int(counters.bytes_copied / ending.seconds))}/s"
-    lines = [counted(counters, dry=dry), f"{moved(counters, dry=dry)} in {format_duration(round(ending.seconds, 1))}{rate}"]
+    lines = [counted(counters, dry=dry), f"{moved(counters, dry=dry)} in {_took(ending.seconds)}{rate}"]
     return lines + [f"  {printable(note)}" for note in ending.notes]
+
+
+def _took(seconds: float) -> str:
+    """`2.3s`, `15s`; without a fraction from a minute on: `1m1s`."""
+    return f"{seconds:.3g}s" if seconds < MINUTE_S else format_duration(round(seconds))
 
 
 def document(ending: Ending, source: str, destination: str) -> dict[str, Any]:

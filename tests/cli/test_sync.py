@@ -458,6 +458,14 @@ def test_a_dry_run_of_a_route_promises_and_does_not_report() -> None:
     assert live_text(ended, Meter()).startswith("3 objects · 3 to copy (10B)")
 
 
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.04, "0.04s"), (2.04, "2.04s"), (14.7, "14.7s"), (59.97, "1m"), (60.9, "1m1s"), (4000.2, "1h6m40s")]
+)
+def test_the_time_that_a_run_took_has_no_more_figures_than_anybody_needs(seconds: float, told: str) -> None:
+    progress = PassProgress(route="r", mode="plan", counters=Counters())
+    assert closing_lines(Ending(0, "done", progress, seconds))[1] == f"0B to copy in {told}"
+
+
 def test_the_closing_lines_tell_of_objects_that_only_the_destination_has() -> None:
     progress = PassProgress(route="r", mode="repair", counters=Counters(listed=3, skipped=3, extra=5, deleted=2))
     assert closing_lines(Ending(0, "done", progress, 1.0))[0].endswith("2 deleted, 0 failed, 3 left at the destination only")
