@@ -90,9 +90,9 @@ async def run(session: Session, asked: PassInput, *, wait: bool, closing: Closin
     view = View()
     try:
         with view.shown():
-            ended = await follow(client, handle, view.show)
+            ended = await follow(client, handle, view.show if view.is_live else tells_waits(output))
     except WorkflowFailureError as error:
-        return _failed(output, asked, error)
+        return tell_failure(output, asked, error)
     if isinstance(ended, PassResult) and ended.mode == "repair":
         ended = await _with_unsettled(session, ended)
     differs = isinstance(ended, PassResult) and await _close(session, ended, closing)
@@ -101,6 +101,20 @@ async def run(session: Session, asked: PassInput, *, wait: bool, closing: Closin
         return DIFFERS
     differs = differs or (ended.mode == "verify" and ended.counters.differing + ended.counters.extra > 0)
     return DIFFERS if differs else ENDED.get(ended.state, DIFFERS)
+
+
+def tells_waits(output: Output) -> Callable[[PassProgress], None]:
+    """Tells what a pass waits for, where no live line does: once, until it goes on or waits for something else."""
+    told = ""
+
+    def show(progress: PassProgress) -> None:
+        nonlocal told
+        problem = (progress.problem or "a store") if progress.state == "waiting" else ""
+        if problem and problem != told:
+            output.note(f"the pass of route {progress.route} waits, and goes on by itself: {problem}")
+        told = problem
+
+    return show
 
 
 async def _with_unsettled(session: Session, ended: PassResult) -> PassResult:
@@ -120,17 +134,16 @@ async def _close(session: Session, ended: PassResult, closing: Closing | None) -
     if ended.mode == "repair":
         return False
     async with session.ledger() as ledger:
-        async for finding in findings(ledger, ended.pass_id):
-            session.output.document(finding.document)
-            session.output.line(_line(finding.document))
+        await tell_findings(session.output, ledger, ended.pass_id)
         return closing is not None and await closing(ledger, ended)
 
 
-def _failed(output: Output, asked: PassInput, error: WorkflowFailureError) -> int:
+def tell_failure(output: Output, asked: PassInput, error: WorkflowFailureError) -> int:
     cause = error.cause
-    reason = cause.type or "defect" if isinstance(cause, ApplicationError) else type(cause).__name__
-    output.note(f"the pass of route {asked.route} failed: {reason}: {cause}")
-    output.document({"route": asked.route, "mode": asked.mode, "state": "failed", "reason": reason, "message": str(cause)})
+    # The text of an ApplicationError begins with its type.
+    reason, message = (cause.type or "defect", cause.message) if isinstance(cause, ApplicationError) else (type(cause).__name__, str(cause))
+    output.note(f"the pass of route {asked.route} failed: {reason}: {message}")
+    output.document({"route": asked.route, "mode": asked.mode, "state": "failed", "reason": reason, "message": message})
     kind = BY_REASON.get(reason)
     return UNREACHABLE if kind is not None and issubclass(kind, Unavailable | Transient) else DIFFERS
 
@@ -159,6 +172,13 @@ def tell_end(output: Output, ended: PassResult | PassProgress, cost: Mapping[str
     document = {**counters.model_dump(), "failed": counters.failed + counters.blocked, "failed_alone": counters.failed}
     rest = ended.model_dump(mode="json", exclude={"counters"})
     output.document({**rest, **document, "seconds": seconds, **({"cost": dict(cost)} if cost else {})})
+
+
+async def tell_findings(output: Output, ledger: Ledger, pass_id: str) -> None:
+    """One line for each difference of a plan, or anomaly of a verification. Raises `LedgerUnavailable`."""
+    async for finding in findings(ledger, pass_id):
+        output.document(finding.document)
+        output.line(_line(finding.document))
 
 
 async def findings(ledger: Ledger, pass_id: str) -> AsyncIterator[Finding]:

@@ -25,6 +25,7 @@ from cli import sync_pass
 from cli.filters import filters_of, limits_of
 from cli.live import with_open_partitions
 from cli.output import Output, printable
+from cli.passes import tell_findings
 from cli.session import INTERRUPTED
 from cli.sync_engine import ROOT, Engine
 from cli.sync_pass import Ending, Handle, OpenPass
@@ -141,6 +142,8 @@ async def run(request: Request, environ: Mapping[str, str], output: Output) -> i
             # With deletions on, the count of those made lately stays, so that the next run cannot make as many again.
             request.state.forget_workflows()
     ending = replace(ending, notes=(*ending.notes, *await _unsettled(request.state, ending.progress, output)))
+    if request.asked.mode == "plan":
+        await _tell_plan(request.state, ending, output)
     tell(output, ending, short_url(request.source), short_url(request.destination))
     _advise(output, ending)
     return ending.code
@@ -216,6 +219,19 @@ async def _unsettled(state: State, progress: PassProgress, output: Output) -> li
     except LedgerUnavailable as error:
         output.note(f"the ledger cannot be read: {error}")
         return []
+    finally:
+        await ledger.close()
+
+
+async def _tell_plan(state: State, ending: Ending, output: Output) -> None:
+    """One line for each difference, once all are known."""
+    if ending.state not in ("done", "incomplete") or not ending.progress.pass_id:
+        return
+    ledger = Ledger(state.ledger_url)
+    try:
+        await tell_findings(output, ledger, ending.progress.pass_id)
+    except LedgerUnavailable as error:
+        output.note(f"the ledger cannot be read: {error}")
     finally:
         await ledger.close()
 

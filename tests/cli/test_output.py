@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from temporalio.client import WorkflowFailureError
+from temporalio.exceptions import ApplicationError
 
+from cli import passes
+from cli.output import Output
 from embedded.process import clean_environment
+from replication.passes import PassInput, PassProgress
 from tests.faults.rig import ROOT
 
 SETTINGS = """
@@ -52,3 +59,24 @@ def test_a_letter_that_the_encoding_lacks_is_escaped() -> None:
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False)
 
     assert (ended.returncode, ended.stdout) == (0, "\\xfcn\\xef\n")
+
+
+def test_why_a_pass_failed_is_told_once() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    cause = ApplicationError("404 NoSuchBucket", type="bucket-not-found", non_retryable=True)
+    output, asked = Output(as_json=True, stdout=out, stderr=err), PassInput(route="r")
+
+    assert passes.tell_failure(output, asked, WorkflowFailureError(cause=cause)) == 1
+    assert err.getvalue() == "the pass of route r failed: bucket-not-found: 404 NoSuchBucket\n"
+    assert {name: json.loads(out.getvalue())[name] for name in ("reason", "message")} == {
+        "reason": "bucket-not-found", "message": "404 NoSuchBucket",
+    }  # fmt: skip
+
+
+def test_what_a_pass_waits_for_is_told_once_where_no_live_line_tells_it() -> None:
+    err = io.StringIO()
+    show = passes.tells_waits(Output(as_json=True, stderr=err))
+    for state, problem in (("running", ""), *[("waiting", "no-space: full")] * 3, ("running", ""), ("waiting", "no-space: full")):
+        show(PassProgress.model_validate({"route": "r", "state": state, "problem": problem}))
+
+    assert err.getvalue().splitlines() == ["the pass of route r waits, and goes on by itself: no-space: full"] * 2

@@ -71,8 +71,29 @@ async def test_a_dry_run_names_what_the_run_would_block(tmp_path: Path) -> None:
     (source / long / "name").write_bytes(b"bytes")
     for arguments in (["--dry-run"], []):
         told = await site.starter("sync", str(source), str(destination), *arguments, "--json", XDG_STATE_HOME=str(tmp_path / "state"))
-        assert (told.code, told.document["copied"], told.document["failed"]) == (1, 3, 1)
-        assert told.document["notes"] == [f"{long}/name: key-invalid: the key has 1210 bytes, the limit is 1024"]
+        *lines, end = told.documents
+        assert (told.code, end["copied"], end["failed"], len(lines)) == (1, 3, 1, 4 if arguments else 0)
+        assert end["notes"] == [f"{long}/name: key-invalid: the key has 1210 bytes, the limit is 1024"]
+
+
+async def test_a_dry_run_names_each_difference_and_the_run_does_what_it_named(tmp_path: Path) -> None:
+    source, destination, site = folders(tmp_path, 3)
+    state = str(tmp_path / "state")
+    await site.starter("sync", str(source), str(destination), XDG_STATE_HOME=state)
+    (source / "0.txt").unlink()
+    (source / "new").write_text("new")
+    (destination / "theirs").write_text("theirs")
+
+    planned = await site.starter("sync", str(source), str(destination), "--delete", "--dry-run", "--json", XDG_STATE_HOME=state)
+    *lines, end = planned.documents
+    assert [(told["action"], told["key"]) for told in lines] == [("delete", "0.txt"), ("copy", "new"), ("keep", "theirs")]
+    assert (planned.code, end["copied"], end["deleted"], end["state"]) == (0, 1, 1, "done")
+    text = await site.starter("sync", str(source), str(destination), "--delete", "--dry-run", XDG_STATE_HOME=state)
+    assert [line.split()[:2] for line in text.stdout.splitlines()[:3]] == [["delete", "0.txt"], ["copy", "new"], ["keep", "theirs"]]
+
+    done = await site.starter("sync", str(source), str(destination), "--delete", "--json", XDG_STATE_HOME=state)
+    assert (done.code, done.document["copied"], done.document["deleted"]) == (0, 1, 1)
+    assert contents(destination) == {**contents(source), "theirs": b"theirs"}
 
 
 def bad_file(folder: Path, name: bytes) -> None:
