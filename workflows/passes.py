@@ -105,7 +105,8 @@ class Pass:
             return await self._delegate(canonical)
         self._suspends = workflow.patched("passes-suspend")
         if self._input.so_far is None:
-            self._board.show(pass_id=workflow.info().run_id, started_at=workflow.info().start_time.timestamp())
+            first = workflow.info().first_execution_run_id  # a run that was reset is of the same pass
+            self._board.show(pass_id=first, started_at=workflow.info().start_time.timestamp())
         state: PassState = "failed"
         reason = ""
         try:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from temporalio import activity, workflow
+from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError, CancelledError
@@ -299,3 +301,48 @@ async def test_a_pass_that_is_cancelled_while_its_last_large_object_is_under_way
         destination.may_go.set()
         await temporal_client.get_workflow_handle(object_workflow_id(lab.route, "large")).result()
     assert (progress["state"], progress["counters"]["copied"]) == ("cancelled", 30)
+
+
+async def test_a_pass_that_is_reset_is_the_same_pass(temporal_client: Client, stores: tuple[MemoryStore, MemoryStore]) -> None:
+    """Its deletions, findings and leaves go by its id, and some are from before the point that it was reset to."""
+    source, destination = stores
+    lab = make_lab(temporal_client, source, destination, deletes={"mode": "mirror", "max_objects": 1})
+    await put(source, "src", [f"k{number:02}" for number in range(30)])
+    async with lab.worker():
+        await (await start(lab)).result()
+        for key in ("k00", "k01"):
+            await source.delete("src", key, (await source.head("src", key)).version)
+        begun = await start(lab)
+        handle = lab.client.get_workflow_handle(begun.id, result_type=PassResult)
+
+        async def held() -> bool:
+            return bool((await handle.query(ReconcileRoute.progress)).held)
+
+        await eventually(held, 20)
+        await reset(lab.client, begun.id, before="weigh_deletions")
+        await eventually(held, 20)
+        await handle.execute_update(ReconcileRoute.approve)
+        result = await handle.result()
+    assert (result.pass_id, result.state, result.counters.deleted) == (begun.first_execution_run_id, "done", 2)
+    assert await keys_of(destination, "dst") == await keys_of(source, "src")
+    ledger = Ledger(lab.settings.ledger)
+    recorded = await ledger.find_pass(result.pass_id)
+    await ledger.close()
+    assert recorded is not None
+    assert recorded.state == "done"
+
+
+async def reset(client: Client, workflow_id: str, *, before: str) -> None:
+    """To the end of the last workflow task before the one that scheduled an activity."""
+    history = await client.get_workflow_handle(workflow_id).fetch_history()
+    scheduled = next(event for event in history.events if event.activity_task_scheduled_event_attributes.activity_type.name == before)
+    wanted = scheduled.activity_task_scheduled_event_attributes.workflow_task_completed_event_id
+    execution = WorkflowExecution(workflow_id=workflow_id, run_id=history.run_id)
+    request = ResetWorkflowExecutionRequest(
+        namespace=client.namespace,
+        workflow_execution=execution,
+        reason="test",
+        workflow_task_finish_event_id=wanted,
+        request_id=uuid.uuid4().hex,
+    )
+    await client.workflow_service.reset_workflow_execution(request)
