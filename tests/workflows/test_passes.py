@@ -119,6 +119,10 @@ class Deletions:
         held = await self._held()
         return ExtraResult(ended=bool(input.after), cursor="k") if self.rests else ExtraResult(held=held)
 
+    @activity.defn(name="end_pass")
+    async def end(self, input: EndPassInput) -> None:
+        pass
+
     async def _held(self) -> str:
         self.begun.set()
         await self.ends.wait()
@@ -138,12 +142,12 @@ async def test_a_pass_whose_last_step_before_a_wait_ends_well_is_cancelled_all_t
 ) -> None:
     """The activity is over before it hears of the cancellation, and gives its result."""
     queue, route, made = f"q-{uuid.uuid4()}", f"r{uuid.uuid4().hex[:8]}", Deletions(weighs=weighs)
-    small = Worker(temporal_client, task_queue=queue, workflows=[ReconcileRoute, Empty], activities=[made.begin, made.weigh, end])
+    small = Worker(temporal_client, task_queue=queue, workflows=[ReconcileRoute, Empty], activities=[made.begin, made.weigh, made.end])
     async with small, Worker(temporal_client, task_queue=queue + BULK_SUFFIX, activities=[made.delete]):
         handle = await temporal_client.start_workflow(ReconcileRoute.run, PassInput(route=route), id=f"reconcile:{route}", task_queue=queue)
         await asyncio.wait_for(made.begun.wait(), 20)
         if paused:
-            await handle.execute_update(ReconcileRoute.pause)
+            await handle.execute_update("pause")
         await handle.cancel()
         await eventually(lambda: has_asked_to_cancel(handle), 20)
         made.ends.set()
@@ -162,7 +166,7 @@ async def short_history_client() -> AsyncIterator[Client]:
 async def test_a_pass_that_is_paused_before_its_deletions_takes_updates_without_end(short_history_client: Client) -> None:
     queue, route, made = f"q-{uuid.uuid4()}", f"r{uuid.uuid4().hex[:8]}", Deletions(weighs=False)
     name = f"reconcile:{route}"
-    small = Worker(short_history_client, task_queue=queue, workflows=[ReconcileRoute, Empty], activities=[made.begin, made.weigh, end])
+    small = Worker(short_history_client, task_queue=queue, workflows=[ReconcileRoute, Empty], activities=[made.begin, made.weigh, made.end])
     async with small, Worker(short_history_client, task_queue=queue + BULK_SUFFIX, activities=[made.delete]):
         await short_history_client.start_workflow(ReconcileRoute.run, PassInput(route=route), id=name, task_queue=queue)
         handle = short_history_client.get_workflow_handle(name)
