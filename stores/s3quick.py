@@ -38,7 +38,10 @@ def quick_entries(body: bytes) -> tuple[list[tuple[str, ...]], tuple[str, ...], 
         return None
     rest, entries = text[:first] + text[last:], text[first:last]
     count = entries.count(OPEN)
-    if "<!" in rest or "Contents" in rest or _OTHER_ENCODING.search(rest) or entries.count(CLOSE + OPEN) != count - 1:
+    # Entry upon entry and nothing between: one whose tag is damaged must not be passed over.
+    if "<!" in rest or "Contents" in rest or _OTHER_ENCODING.search(rest) or entries.count(CLOSE) != count:
+        return None
+    if entries.count(CLOSE + OPEN) != count - 1:
         return None
     names = _shape(entries[len(OPEN) : entries.index(CLOSE)])
     found = _pattern(names).findall(entries) if names else []

@@ -139,6 +139,15 @@ def test_a_listing_read_quickly_is_what_the_strict_parser_reads(
     assert read(body) == read(b"<!-- -->" + body.partition(b"?>")[2])
 
 
+@pytest.mark.parametrize("damaged", [0, 1, 2])
+@pytest.mark.parametrize("tag", ["<Contents>", "</Contents>", "<Key>", "</Size>"])
+def test_no_entry_of_a_listing_is_lost_for_a_byte_that_flipped(tag: str, damaged: int) -> None:
+    entries = [ENTRY.format(key) for key in "abc"]
+    entries[damaged] = entries[damaged].replace(tag, tag.replace("e", "\x01"))
+    with pytest.raises(ServerFault):
+        parse_listing(listing("".join(entries)))
+
+
 def read(body: bytes) -> ListingPage | str:
     try:
         return parse_listing(body)
