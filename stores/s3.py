@@ -204,6 +204,8 @@ class S3Store(Store):
         if answer.failed:
             raise await self._fence_of_write(bucket, key, condition, write_error(answer, key))
         version = Version(body.size_bytes, unquote_etag(answer.headers.get("ETag", "")), version_id(answer.headers))
+        if not version.etag:  # a page of something that stands in front of the store
+            raise ServerFault("a write was answered without the ETag of what was stored")
         return ObjectInfo(key, version, attributes, checksums(answer.headers))
 
     async def _check_writable(self, bucket: str, key: str) -> None:

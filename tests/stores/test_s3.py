@@ -771,3 +771,11 @@ async def test_a_delete_before_any_probe_looks_once_more(moto_s3: MotoServer, mo
         assert await listed(store, moto_bucket) == ["k"]
         await store.delete(moto_bucket, "k", current.version)
         assert len(proxy.requests("DELETE", "/k$")) == 1
+
+
+@pytest.mark.parametrize("page", [b"<html>Welcome to our network</html>", b"<Error><Code>InternalError</Code></Error>", b""])
+async def test_a_page_in_the_place_of_an_answer_is_no_commit(seaweed: SeaweedFS, bucket: str, page: bytes) -> None:
+    async with broken(seaweed, Rule(Status(200, page), method="PUT", path="/k$")) as (store, _):
+        with pytest.raises(ServerFault):
+            await store.put(bucket, "k", Body.of(b"x"), Attributes(), ABSENT)
+        assert await listed(store, bucket) == []
