@@ -100,7 +100,8 @@ class Counters(Payload):
 
     `listed` are source objects, `replicas` destination objects. Every one of `listed` is in exactly one of `skipped` (right
     already), `kept` (left alone by policy), `copied`, `updated`, `waiting` (archive, manifest, or a store that must heal),
-    `blocked`, `failed`, `differing` (mode `verify`). `extra` are replicas without a source, `deleted` those of them that went.
+    `blocked`, `failed`, `differing` (mode `verify`), or among `extra` if it went while the pass ran. `extra` are replicas without a
+    source, `deleted` those of them that went.
     """
 
     listed: int = 0
@@ -404,7 +405,10 @@ def count_outcome(counters: Counters, result: ReplicateObjectResult | None) -> C
     """The counters with one more object; None for one that was still open when the pass went on."""
     if result is None:
         return counters.plus(Counters(waiting=1))
-    return counters.plus(Counters(**{COUNTED.get(result.outcome, "blocked"): 1, "bytes_copied": arrived_bytes(result)}))
+    counted = {COUNTED.get(result.outcome, "blocked"): 1, "bytes_copied": arrived_bytes(result)}
+    if result.outcome == "deleted":  # it went after it was listed
+        counted["extra"] = 1
+    return counters.plus(Counters(**counted))
 
 
 def arrived_bytes(result: ReplicateObjectResult) -> int:
