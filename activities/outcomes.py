@@ -8,7 +8,7 @@ import sys
 from typing import Any, Protocol
 
 from activities._progress import pulse
-from activities.recording import audit_of, quarantined, quarantined_for, receipt_of
+from activities.recording import audit_of, in_conflict, quarantined, receipt_of
 from activities.scan_order import Done
 from activities.settle import Settler
 from activities.tide import SMALL
@@ -194,7 +194,7 @@ class Repair(Common):
         if receipt := receipt_of(result, self._workflow):
             done.receipts.append(receipt)
         elif result.outcome == "conflict":
-            done.quarantined.append(quarantined_for(self._route.name, key, result.reason, result.message, "somebody has to choose a side"))
+            done.quarantined.append(in_conflict(result))
         else:
             done.released.append((self._route.name, key))
         if entry := audit_of(result, self._workflow):

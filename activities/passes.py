@@ -217,7 +217,7 @@ class PassActivities:
 
     async def _record(self, result: ReplicateObjectResult) -> None:
         workflow = activity.info().workflow_id or ""
-        if result.outcome in RECEIVED:  # its source came back
+        if result.outcome in RECEIVED or result.outcome == "conflict":  # its source came back
             return await record(self._ledger, result, workflow)
         entry = audit_of(result, workflow)
         gone = [(result.route, result.key)]

@@ -9,6 +9,7 @@ from replication.models import ReplicateObjectResult
 
 RECEIVED = frozenset({"copied", "updated", "in_sync"})
 WRITTEN: dict[str, Action] = {"copied": "copied", "updated": "updated", "deleted": "deleted"}
+CHOICE = "somebody has to choose a side"
 NEXT_STEPS = {
     "blocked": "the {audience} must act; `retry` or the next pass looks again",
     "failed": "`retry` or the next pass looks again",
@@ -59,6 +60,11 @@ def quarantined(route: str, key: str, error: ObjectError) -> Quarantined:
     return quarantined_for(route, key, error.reason, str(error), next_step(error.reason, error.rests))
 
 
+def in_conflict(result: ReplicateObjectResult) -> Quarantined:
+    """An object that this route may not overwrite."""
+    return quarantined_for(result.route, result.key, result.reason, result.message, CHOICE)
+
+
 def next_step(reason: str, rests: Rest) -> str:
     """What happens next to an object that rests for this reason, and who can change it."""
     known = BY_REASON.get(reason)
@@ -82,5 +88,12 @@ async def record(ledger: Ledger, result: ReplicateObjectResult, workflow: str, *
     gone = result.outcome == "deleted" or result.reason == "both-absent"
     place = [(result.route, result.key)]
     forgotten, released = place if gone else [], place if gone or result.outcome == "kept" else []
-    if receipt or entry or released:
-        await ledger.record(receipts=[receipt] if receipt else [], audit=[entry] if entry else [], forgotten=forgotten, released=released)
+    resting = [in_conflict(result)] if result.outcome == "conflict" else []
+    if receipt or entry or released or resting:
+        await ledger.record(
+            receipts=[receipt] if receipt else [],
+            audit=[entry] if entry else [],
+            quarantined=resting,
+            forgotten=forgotten,
+            released=released,
+        )

@@ -151,7 +151,7 @@ class Settler:
             case "block":
                 raise DestinationForeign(decision.message)
             case "conflict":
-                return told(view, "conflict")
+                return await self._recorded(told(view, "conflict"))
             case "keep":
                 return await self._recorded(told(view, "kept"))
             case _:
