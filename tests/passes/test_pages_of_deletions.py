@@ -18,12 +18,14 @@ from activities.gate import Gate
 from activities.passes import PassActivities
 from activities.steering import Steerings
 from activities.turns import Turns
-from replication.errors import PermissionRefused, Throttled
+from replication.errors import ObjectNotFound, PermissionRefused, Throttled
 from replication.limits import MIB
+from replication.models import ABSENT, Attributes, ObjectInfo
 from replication.passes import ExtraInput, ExtraResult, Filters, KeyRange, Steering, SteeringShare, WeighInput
 from replication.routes import Route
+from stores.body import Body
 from stores.memory import MemoryStore
-from tests.passes.in_memory import Bench, bench
+from tests.passes.in_memory import Bench, Throttling, bench
 
 
 class Steered:
@@ -153,6 +155,34 @@ async def test_the_deletions_of_a_paused_pass_keep_no_slot_and_are_made_later(mo
         assert (rested.cursor, rested.ended, rested.deleted, len(await made.replicas())) == ("", False, 0, 21)
         done = await ActivityEnvironment().run(activities_of(made).delete_extra, asked)
         assert (done.ended, done.deleted, len(await made.replicas())) == (True, 3, 18)
+
+
+class Returning(Throttling):
+    """An object that is put back when somebody has found it absent."""
+
+    returns = ""
+
+    async def head(self, bucket: str, key: str, **how: Any) -> ObjectInfo:
+        try:
+            return await super().head(bucket, key, **how)
+        except ObjectNotFound:
+            if key == self.returns:
+                self.returns = ""
+                await super().put(bucket, key, Body.of(b"x"), Attributes(), ABSENT)
+            raise
+
+
+async def test_a_source_that_comes_back_between_two_looks_keeps_its_replica() -> None:
+    async with bench(deletes={"mode": "mirror", "max_percent": 100}) as made:
+        await three_are_gone(made)
+        await made.scan(pass_id="p1")
+        before = await made.destination.head("two", "a/01")
+        made.source.__class__ = Returning
+        made.source.returns = "a/01"  # type: ignore[attr-defined]
+        result = await ActivityEnvironment().run(activities_of(made).delete_extra, ExtraInput(route="r", pass_id="p1"))
+        assert made.source.returns == "", "it did come back"  # type: ignore[attr-defined]
+        assert (result.deleted, result.kept) == (2, 1)
+        assert (await made.destination.head("two", "a/01")).version == before.version
 
 
 class Denying(MemoryStore):
