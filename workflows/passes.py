@@ -115,6 +115,7 @@ class Pass:
             state = "running"
         except Stop as stop:
             reason = stop.reason
+            await self._partitions.stop()
             raise ApplicationError(stop.message, type=stop.reason, non_retryable=True) from None
         except BaseException as error:
             if is_cancelled_exception(error):
@@ -237,6 +238,8 @@ class Pass:
         )
         if held := await patiently(PassActivities.weigh_deletions, weigh, options.SETTLE, self._board.troubled):
             await self._hold(held)
+        elif self._board.progress.held:  # in a run before this one
+            self._release()
         self._weighed = True
 
     async def _hold(self, reason: str) -> None:
@@ -247,6 +250,9 @@ class Pass:
         await workflow.wait_condition(lambda: self._approved or self._is_long())
         if not self._approved:
             await suspend()
+        self._release()
+
+    def _release(self) -> None:
         self._board.hold("")
         workflow.upsert_search_attributes([PHASE.value_set("settling")])
 

@@ -28,14 +28,19 @@ from replication.models import ANY, Attributes, Part
 from replication.passes import (
     BeginPassInput,
     Begun,
+    Counters,
     EndPassInput,
     ExtraInput,
     ExtraResult,
+    KeyRange,
     LimitUpdate,
     PartitionInput,
     PartitionResult,
     PassInput,
+    PassProgress,
     PassResult,
+    PassSoFar,
+    SplitInput,
     Steering,
     WeighInput,
 )
@@ -47,6 +52,7 @@ from tests.poll import eventually
 from tests.replay.scenarios import SHORT_HISTORIES
 from workflows.options import BULK_SUFFIX, UPDATES_PER_RUN
 from workflows.passes import ReconcileRoute
+from workflows.visibility import PHASE
 
 ENDS: list[EndPassInput] = []
 
@@ -86,7 +92,7 @@ async def test_a_partition_that_was_cancelled_by_itself_ends_the_pass_and_is_nam
             await asyncio.wait_for(handle.result(), 20)
         assert isinstance(failed.value.cause, ApplicationError)
         assert failed.value.cause.type == "partition-cancelled"
-    assert [(one.route, one.state, one.reason) for one in ENDS] == [(route, "failed", "partition-cancelled")]
+    assert [(one.route, one.state, one.reason) for one in ENDS if one.route == route] == [(route, "failed", "partition-cancelled")]
 
 
 @workflow.defn(name="ReconcilePartition", sandboxed=False)
@@ -154,6 +160,55 @@ async def test_a_pass_whose_last_step_before_a_wait_ends_well_is_cancelled_all_t
         with pytest.raises(WorkflowFailureError) as failed:
             await asyncio.wait_for(handle.result(), 10)
         assert isinstance(failed.value.cause, CancelledError)
+
+
+async def test_a_run_that_finds_nothing_to_hold_any_more_does_not_say_that_it_is_held(temporal_client: Client) -> None:
+    queue, route, made = f"q-{uuid.uuid4()}", f"r{uuid.uuid4().hex[:8]}", Deletions(weighs=False)
+    held = PassProgress(route=route, state="held", held="too many", pass_id="p")
+    asked = PassInput(route=route, so_far=PassSoFar(progress=held, begun=Begun(mirror=True), phase="deletions"))
+    small = Worker(temporal_client, task_queue=queue, workflows=[ReconcileRoute, Empty], activities=[made.weigh, made.end])
+    async with small, Worker(temporal_client, task_queue=queue + BULK_SUFFIX, activities=[made.delete]):
+        handle = await temporal_client.start_workflow(ReconcileRoute.run, asked, id=f"reconcile:{route}", task_queue=queue)
+        await asyncio.wait_for(made.begun.wait(), 20)
+        progress = await handle.query(ReconcileRoute.progress)
+        assert (progress.state, progress.held) == ("running", "")
+        assert (await handle.describe()).typed_search_attributes.get(PHASE) == "settling"
+        made.rests = True
+        made.ends.set()
+        assert (await asyncio.wait_for(handle.result(), 20)).state == "done"
+
+
+class Unsplittable:
+    """Leaves a rest that cannot be split while another partition is open, and counts where it is asked to end."""
+
+    @activity.defn(name="split_range")
+    async def split(self, input: SplitInput) -> list[KeyRange]:
+        if input.keys.after == "1":
+            return [KeyRange(after="1", up_to="2"), KeyRange(after="2")]
+        raise ApplicationError("no", type="bucket-not-found", non_retryable=True)
+
+
+@workflow.defn(name="ReconcilePartition", sandboxed=False)
+class Counting:
+    @workflow.run
+    async def run(self, input: PartitionInput) -> PartitionResult:
+        number = input.scan.number
+        if number < 2:
+            return PartitionResult(counters=Counters(copied=1), rest=KeyRange(after=str(number + 1)))
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        return PartitionResult(counters=Counters(copied=100), problem="partition-cancelled: asked to end")
+
+
+async def test_a_pass_that_cannot_split_a_range_ends_its_partitions_and_counts_what_they_did(temporal_client: Client) -> None:
+    queue, route = f"q-{uuid.uuid4()}", f"r{uuid.uuid4().hex[:8]}"
+    split = Unsplittable().split
+    async with Worker(temporal_client, task_queue=queue, workflows=[ReconcileRoute, Counting], activities=[begin, end, split]):
+        handle = await temporal_client.start_workflow(ReconcileRoute.run, PassInput(route=route), id=f"reconcile:{route}", task_queue=queue)
+        with pytest.raises(WorkflowFailureError):
+            await asyncio.wait_for(handle.result(), 20)
+    (ended,) = [one for one in ENDS if one.route == route]
+    assert (ended.state, ended.reason, ended.counters.copied) == ("failed", "bucket-not-found", 102)
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
