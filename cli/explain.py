@@ -202,7 +202,8 @@ def _tell(output: Output, told: dict[str, Any]) -> None:
         lines.add("not carried", ", ".join(losses))
     _tell_records(lines, told)
     _tell_workflow(lines, told["workflow"])
-    lines.add("next", told["next"]["what"] + (f"; {told['next']['at']}" if told["next"]["at"] else ""))
+    what, at = told["next"]["what"], told["next"]["at"]
+    lines.add("next", what if not at or at in what else f"{what}; {at}")
 
 
 def _tell_records(lines: _Lines, told: dict[str, Any]) -> None:

@@ -122,6 +122,7 @@ async def test_undo_forgets_pending_deletions_and_explain_tells_them_before(lane
     assert explained["pending_deletion"]["since"] < explained["pending_deletion"]["not_before"] == explained["next"]["at"]
     assert explained["next"]["what"].startswith("its replica is deleted by the first pass after ")
     assert "since then the source changed" in lines
+    assert lines.splitlines()[-1].count(explained["next"]["at"]) == 1
     assert (undone.code, undone.document) == (0, {"route": lane.name, "dropped": 2})
     assert again.stdout == f"forgotten: 0 pending deletions of route {lane.name}\n"
     assert after["pending_deletion"] is None
