@@ -227,6 +227,8 @@ class ReplicateObject:
         elif stop.reason == "precondition-failed":
             self._fences += 1
             if self._fences >= options.CONFLICT_LOOKS:
+                if workflow.patched("conflict-quarantined"):
+                    await self._quarantine(stop, "blocked")
                 return await self._finish(self._ended("conflict", stop))
         elif stop.reason in ("upload-lost", "upload-corrupt"):
             self._restarts += 1

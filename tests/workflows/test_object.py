@@ -13,6 +13,8 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
 from temporalio.exceptions import ApplicationError, CancelledError
 
+from ledger.ledger import Ledger
+from replication.errors import PreconditionFailed
 from replication.limits import Capabilities
 from replication.mark import parse_mark
 from replication.models import Attributes, Condition, ObjectInfo, ReplicateObjectResult
@@ -20,6 +22,7 @@ from stores.body import Body
 from stores.memory import MemoryStore
 from tests.lab import Handle, Lab, make_lab
 from tests.poll import eventually
+from workflows.options import CONFLICT_LOOKS
 
 MIB = 1 << 20
 
@@ -347,6 +350,35 @@ async def test_a_store_without_conditional_writes_is_looked_at_before_and_after(
     assert getattr(destination, when) is None  # the stranger did write
     assert result.outcome == "conflict"
     assert await content(destination, "k") == b"a stranger's"
+
+
+class RestlessStore(MemoryStore):
+    """A destination that somebody changes just before each of our writes."""
+
+    lost = 0
+
+    async def put(self, bucket: str, key: str, body: Body, attributes: Attributes, condition: Condition) -> ObjectInfo:
+        if key == "k":
+            self.lost += 1
+            raise PreconditionFailed("somebody was faster")
+        return await super().put(bucket, key, body, attributes, condition)
+
+
+async def test_an_object_whose_destination_never_rests_is_in_conflict_and_in_quarantine(temporal_client: Client) -> None:
+    source, destination = MemoryStore("a"), RestlessStore("b")
+    source.create_bucket("src")
+    destination.create_bucket("dst")
+    await seed(source, "k", b"ours")
+    lab = make_lab(temporal_client, source, destination)
+    async with lab.worker():
+        result = await lab.replicate("k")
+    assert (result.outcome, result.reason) == ("conflict", "precondition-failed")
+    assert destination.lost >= CONFLICT_LOOKS
+    ledger = Ledger(lab.settings.ledger)
+    resting = await ledger.find_quarantined(lab.route, "k")
+    await ledger.close()
+    assert resting is not None
+    assert resting.reason == "precondition-failed"
 
 
 async def test_ten_thousand_parts_stay_within_every_limit(temporal_client: Client) -> None:
