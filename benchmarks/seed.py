@@ -9,6 +9,7 @@ from embedded.seaweedfs import SeaweedFS
 from replication.models import ANY, Attributes
 from stores.body import Body
 from stores.s3 import S3Store
+from stores.signing import Credentials
 
 CHUNK = 10_000
 LANES = 32
@@ -40,6 +41,5 @@ async def _seed(store: S3Store, bucket: str, numbers: range) -> None:
 
 
 def _store(server: SeaweedFS) -> S3Store:
-    return S3Store(
-        "seed", region=server.region, endpoint=server.endpoint, access_key_id=server.access_key, secret_access_key=server.secret_key
-    )
+    keys = Credentials(server.access_key, server.secret_key)
+    return S3Store("seed", region=server.region, endpoint=server.endpoint, credentials=lambda: keys)

@@ -22,12 +22,15 @@ def application_default() -> Credentials:
 
 
 class BearerTokens:
-    """Authorization headers from credentials that are loaded once and refreshed, by one task at a time, in a thread."""
+    """Authorization headers from credentials that are refreshed in time, and loaded anew where the store refuses a token, by one
+    task at a time, in a thread."""
 
     def __init__(self, load: Callable[[], Credentials] = application_default) -> None:
         self._load = load
         self._lock = asyncio.Lock()
         self._credentials: Credentials | None = None
+        self._given = self._replacement = ""
+        """The header that was given last, and the one that was given after a refusal."""
 
     async def credentials(self) -> Credentials:
         """Credentials with a token good for some minutes. `CredentialsRefused` when there are none or they were revoked."""
@@ -39,15 +42,26 @@ class BearerTokens:
 
     async def headers(self) -> dict[str, str]:
         headers: dict[str, str] = {}
+        is_replaced = self._credentials is None and self._given
         (await self.credentials()).apply(headers)  # type: ignore[no-untyped-call]
+        self._given = headers.get("authorization", "")
+        self._replacement = self._given if is_replaced else self._replacement
         return headers
 
+    def refuse(self, used: str) -> bool:
+        """The store refused the header `used`: whether the next request may have another. What comes after a refusal and is refused
+        as well has no better one behind it."""
+        if self._credentials is None or used != self._given:
+            return True
+        self._credentials = None
+        return used != self._replacement
+
     def _refreshed(self) -> Credentials:
-        if self._credentials is None:
-            self._credentials = self._load()
-        if self._credentials.token_state is not TokenState.FRESH:
-            self._credentials.refresh(Request())  # type: ignore[no-untyped-call]
-        return self._credentials
+        made = self._credentials or self._load()
+        if made.token_state is not TokenState.FRESH:
+            made.refresh(Request())  # type: ignore[no-untyped-call]
+        self._credentials = made
+        return made
 
     async def _guarded(self, work: Callable[[], Credentials]) -> Credentials:
         try:

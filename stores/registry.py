@@ -71,18 +71,18 @@ def build_store(name: str, settings: StoreSettings, environ: Mapping[str, str]) 
 
 def _s3(name: str, settings: S3Settings, environ: Mapping[str, str]) -> Store:
     from stores.s3 import S3Store
+    from stores.signing import Credentials
 
-    def secret(field: str) -> str | None:
-        reference = getattr(settings, field)
-        return resolve_secret(reference, environ, field=f"stores.{name}.{field}") if reference else None
+    def read() -> Credentials:
+        names = ("access_key_id", "secret_access_key", "session_token")
+        given = [(field, getattr(settings, field)) for field in names if getattr(settings, field)]
+        return Credentials(**{field: resolve_secret(ref, environ, field=f"stores.{name}.{field}") for field, ref in given})
 
     return S3Store(
         name,
         region=settings.region,
         endpoint=settings.endpoint,
-        access_key_id=secret("access_key_id"),
-        secret_access_key=secret("secret_access_key"),
-        session_token=secret("session_token"),
+        credentials=read if settings.access_key_id else None,
         path_style=settings.path_style,
         expected_bucket_owner=settings.expected_bucket_owner,
     )

@@ -26,6 +26,7 @@ from replication.models import Attributes, Condition, ListedObject, ObjectInfo, 
 from stores.base import Store
 from stores.body import Body
 from stores.chunks import Chunks, exactly
+from stores.s3credentials import DefaultChain, Given
 from stores.s3errors import key_error, key_refusal, read_error, unkept_key, write_error
 from stores.s3headers import (
     attribute_headers,
@@ -43,7 +44,7 @@ from stores.s3probe import WriteProbe, honours_read_pins, presumed, sweep_probes
 from stores.s3send import S3Sending
 from stores.s3tags import S3Tags
 from stores.s3upload import S3Uploads
-from stores.s3wire import COMMIT_IDLE_S, Address, Answer, DefaultChain, S3Wire, StaticCredentials, read_answer
+from stores.s3wire import COMMIT_IDLE_S, Address, Answer, S3Wire
 from stores.s3xml import (
     is_error,
     parse_result,
@@ -62,7 +63,8 @@ RESTORING = frozenset({"RestoreAlreadyInProgress", "ObjectAlreadyInActiveTierErr
 class S3Store(Store):
     """One S3 endpoint with one set of credentials (`Store` is the contract).
 
-    Without an endpoint it is AWS's of `region`. Without keys the default AWS chain gives the credentials.
+    Without an endpoint it is AWS's of `region`. `credentials` reads those of the settings, again after a refusal; without them the
+    default AWS chain gives some.
     """
 
     kind = "s3"
@@ -74,23 +76,22 @@ class S3Store(Store):
         *,
         region: str,
         endpoint: str | None = None,
-        access_key_id: str | None = None,
-        secret_access_key: str | None = None,
-        session_token: str | None = None,
+        credentials: Callable[[], Credentials] | None = None,
         path_style: bool | None = None,
         connections: int = 128,
         expected_bucket_owner: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        static = Credentials(access_key_id, secret_access_key, session_token or "") if access_key_id and secret_access_key else None
+        source = Given(credentials) if credentials else DefaultChain()
+        signer = source.first.access_key_id if isinstance(source, Given) else "default chain"
         address = Address.of(endpoint, region, path_style)
         self.name = name
-        self.identity = f"s3 {address.scheme}://{address.host}{address.path} {region} {access_key_id or 'default chain'}"
+        self.identity = f"s3 {address.scheme}://{address.host}{address.path} {region} {signer}"
         self._aws = endpoint is None
         self._wire = S3Wire(
             address,
             region,
-            StaticCredentials(static) if static else DefaultChain(),
+            source,
             connections=connections,
             expected_bucket_owner=expected_bucket_owner,
             clock=clock,
@@ -180,7 +181,7 @@ class S3Store(Store):
             headers["range"] = f"bytes={offset}-{offset + length - 1}"
         async with self._wire.open("GET", bucket, key, query, headers) as answer:
             if answer.status != (200 if whole else 206):
-                raise read_error(await read_answer(answer), key)
+                raise read_error(await answer.whole(), key)
             check_read(answer.headers, pin, None if whole else offset, length)
             yield exactly(answer.chunks(), length)
 

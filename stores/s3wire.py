@@ -7,25 +7,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
 from urllib.parse import urlsplit
 
-import aioboto3
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    MetadataRetrievalError,
-)
-
-from replication.errors import CredentialsRefused, EndpointUnreachable, ObjectError, Transient, Unavailable
+from replication.errors import CredentialsRefused, ObjectError, ServerFault
 from stores.checksum import encode_crc
 from stores.chunks import Chunks, Data, gathered
 from stores.connection import AnswerStream
 from stores.http import HttpPlane
 from stores.mapping import retry_after, s3_error
+from stores.s3credentials import CredentialSource
 from stores.s3headers import CRC32C
 from stores.s3xml import MAX_DOCUMENT, Fields, is_error, parse_error
 from stores.signing import UNSIGNED_PAYLOAD, Credentials, Signer, encode_key, encode_query
@@ -35,55 +26,6 @@ COMMIT_IDLE_S = 600.0
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 """A bucket's name that can stand before a host's: any other stands in the path. Certificates cover no further dots."""
 _NO_HEADERS: Mapping[str, str] = {}
-
-
-class CredentialSource(Protocol):
-    async def current(self) -> Credentials:
-        """Credentials that are valid now. `CredentialsRefused` when there are none."""
-
-
-class StaticCredentials:
-    """Credentials that never change."""
-
-    def __init__(self, credentials: Credentials) -> None:
-        self._credentials = credentials
-
-    async def current(self) -> Credentials:
-        return self._credentials
-
-
-class DefaultChain:
-    """The default AWS credential chain, resolved at the first request and refreshed as its provider asks."""
-
-    def __init__(self) -> None:
-        self._session: aioboto3.Session | None = None
-
-    async def current(self) -> Credentials:
-        try:
-            self._session = self._session or aioboto3.Session()
-            # Typed as boto3's own, which is not awaited.
-            loaded: Any = self._session.get_credentials()
-            found = await loaded
-            frozen = await found.get_frozen_credentials() if found is not None else None
-        except (BotoCoreError, ClientError, OSError, ValueError, RuntimeError) as error:
-            raise _no_credentials(error) from error
-        if frozen is None or not frozen.access_key or not frozen.secret_key:
-            raise CredentialsRefused("the AWS credential chain holds no credentials")
-        return Credentials(frozen.access_key, frozen.secret_key, frozen.token or "")
-
-
-def _no_credentials(error: Exception) -> ObjectError:
-    """A service of credentials that does not answer, or is busy, will answer later: only what it says itself is a refusal."""
-    text = f"the AWS credential chain failed: {type(error).__name__}"
-    if isinstance(error, ClientError):
-        code, status = error.response["Error"].get("Code", ""), error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
-        told = s3_error("credentials", status, code)
-        return EndpointUnreachable(f"{text} {code}") if isinstance(told, (Transient, Unavailable)) else CredentialsRefused(f"{text} {code}")
-    # RuntimeError: what was refreshed is expired already.
-    machine = isinstance(error, CredentialRetrievalError) and error.kwargs.get("provider") in ("container-role", "iam-role")
-    if machine or isinstance(error, (ConnectionError, HTTPClientError, MetadataRetrievalError, RuntimeError)):
-        return EndpointUnreachable(text)
-    return CredentialsRefused(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +60,14 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer. `what` names its request; `headers` ignore case."""
+    """A whole answer. `what` names its request; `headers` ignore case; `refuse` gives up the credentials that it was asked with, and
+    says whether there may be others."""
 
     what: str
     status: int
     headers: Mapping[str, str]
     body: bytes
+    refuse: Callable[[], bool]
 
     @property
     def fault(self) -> Fields:
@@ -135,14 +79,27 @@ class Answer:
         return self.status >= 300
 
     def error(self) -> ObjectError:
-        """What the answer means where it is a failure."""
+        """What the answer means where it is a failure. Credentials that others may replace are no refusal yet."""
         fault = self.fault
         message = fault.get("Message", "")
         if region := self.headers.get("x-amz-bucket-region") or fault.get("Region"):
             message = f"{message} (the bucket's region is {region})"
         status = self.status if self.failed else 500
         code = fault.get("Code", "") or ("PermanentRedirect" if status in (301, 308) else "")
-        return s3_error(self.what, status, code, message, retry_after_s=retry_after(self.headers.get("Retry-After")))
+        error = s3_error(self.what, status, code, message, retry_after_s=retry_after(self.headers.get("Retry-After")))
+        return ServerFault(str(error)) if isinstance(error, CredentialsRefused) and self.refuse() else error
+
+
+class Opened:
+    """An answer whose body is read as it comes, in chunks or as a whole."""
+
+    def __init__(self, stream: AnswerStream, what: str, refuse: Callable[[], bool]) -> None:
+        self.status, self.headers, self.chunks = stream.status, stream.headers, stream.chunks
+        self._what, self._refuse = what, refuse
+
+    async def whole(self) -> Answer:
+        """`ServerFault` beyond `MAX_DOCUMENT` bytes."""
+        return Answer(self._what, self.status, self.headers, await gathered(self.chunks(), MAX_DOCUMENT), self._refuse)
 
 
 class S3Wire:
@@ -168,19 +125,26 @@ class S3Wire:
     @asynccontextmanager
     async def open(
         self, method: str, bucket: str, key: str, query: Mapping[str, str] | None = None, headers: Mapping[str, str] = _NO_HEADERS
-    ) -> AsyncIterator[AnswerStream]:
+    ) -> AsyncIterator[Opened]:
         """The answer with its body unread, whatever its status."""
-        origin, target, signed = await self._signed(method, bucket, key, query, headers, UNSIGNED_PAYLOAD)
+        credentials = await self._credentials.current()
+        origin, target, signed = self._signed(credentials, method, bucket, key, query, headers, UNSIGNED_PAYLOAD)
         async with self._plane.open(method, origin, target, signed) as answer:
-            yield answer
+            yield Opened(answer, method, partial(self._credentials.refuse, credentials))
 
-    async def _signed(
-        self, method: str, bucket: str, key: str, query: Mapping[str, str] | None, headers: Mapping[str, str], payload: str
+    def _signed(
+        self,
+        credentials: Credentials,
+        method: str,
+        bucket: str,
+        key: str,
+        query: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        payload: str,
     ) -> tuple[str, str, dict[str, str]]:
         """Where the request goes (`https://host:port`, path and query) and its headers."""
         host, path = self._address.locate(bucket, key)
         asked = encode_query(query) if query else ""
-        credentials = await self._credentials.current()
         plain = {**headers, **self._always} if self._always else headers
         signed = self._signer.sign(method, host, path, asked, plain, credentials, self._clock(), payload=payload)
         return f"{self._address.scheme}://{host}", f"{path or '/'}?{asked}" if asked else path or "/", signed
@@ -198,11 +162,12 @@ class S3Wire:
         idle_timeout_s: float | None = None,
     ) -> Answer:
         """One request and its whole answer, whatever its status; at most `MAX_DOCUMENT` bytes of body are taken."""
-        origin, target, signed = await self._signed(method, bucket, key, query, headers, payload)
+        credentials = await self._credentials.current()
+        origin, target, signed = self._signed(credentials, method, bucket, key, query, headers, payload)
         status, told, body = await self._plane.exchange(
             method, origin, target, signed, data, max_body=MAX_DOCUMENT, idle_timeout_s=idle_timeout_s
         )
-        return Answer(method, status, told, body)
+        return Answer(method, status, told, body, partial(self._credentials.refuse, credentials))
 
     async def call(
         self,
@@ -223,11 +188,6 @@ class S3Wire:
 
     async def close(self) -> None:
         await self._plane.close()
-
-
-async def read_answer(answer: AnswerStream) -> Answer:
-    """The whole answer to a GET; `ServerFault` beyond `MAX_DOCUMENT` bytes."""
-    return Answer("GET", answer.status, answer.headers, await gathered(answer.chunks(), MAX_DOCUMENT))
 
 
 # --- aws-chunked framing with a checksum trailer ---------------------------------------------------------------------

@@ -124,15 +124,11 @@ def _files(request: pytest.FixtureRequest) -> tuple[Store, str]:
 def _s3(server_fixture: str, bucket_fixture: str) -> Callable[[pytest.FixtureRequest], tuple[Store, str]]:
     def make(request: pytest.FixtureRequest) -> tuple[Store, str]:
         from stores.s3 import S3Store
+        from stores.signing import Credentials
 
         server = request.getfixturevalue(server_fixture)
-        store = S3Store(
-            "s3",
-            region=server.region,
-            endpoint=server.endpoint,
-            access_key_id=server.access_key,
-            secret_access_key=server.secret_key,
-        )
+        keys = Credentials(server.access_key, server.secret_key)
+        store = S3Store("s3", region=server.region, endpoint=server.endpoint, credentials=lambda: keys)
         return store, request.getfixturevalue(bucket_fixture)
 
     return make

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,18 +38,21 @@ from replication.errors import (
 from replication.keys import PROBE_PREFIX
 from replication.limits import GIB, Capabilities
 from replication.models import ABSENT, ANY, Attributes, ObjectInfo, Version
+from replication.store_settings import S3Settings
 from stores import s3list, s3probe
 from stores.body import Body
 from stores.checksum import crc32c
+from stores.registry import build_store
 from stores.s3 import S3Store
+from stores.signing import Credentials
 from tests.proxy import Action, DropResponse, FaultProxy, Flip, RewriteHeader, Rule, Status, StripHeader, Truncate, TruncateFixLength
 
 MIB = 1 << 20
 
 
 def store_at(server: SeaweedFS | MotoServer, endpoint: str | None = None, **options: Any) -> S3Store:
-    keys: dict[str, Any] = {"access_key_id": server.access_key, "secret_access_key": server.secret_key}
-    return S3Store("s3", region=server.region, endpoint=endpoint or server.endpoint, **(keys | options))
+    keys = Credentials(server.access_key, server.secret_key)
+    return S3Store("s3", region=server.region, endpoint=endpoint or server.endpoint, **({"credentials": lambda: keys} | options))
 
 
 def admin(server: SeaweedFS | MotoServer) -> Any:
@@ -411,17 +415,11 @@ async def test_a_refused_list_is_never_absence(seaweed: SeaweedFS, bucket: str) 
             await store.head(bucket, "absent")
 
 
-@pytest.mark.parametrize(
-    ("wrong", "expected"),
-    [
-        ({"secret_access_key": "wrong"}, CredentialsRefused),
-        ({"access_key_id": "nobody"}, CredentialsRefused),
-        ({"clock": lambda: time.time() - 3600}, ClockSkewed),
-    ],
-    ids=["secret", "key", "clock"],
-)
-async def test_a_refusal_names_its_cause(seaweed: SeaweedFS, bucket: str, wrong: dict[str, Any], expected: type[ObjectError]) -> None:
-    store = store_at(seaweed, **wrong)
+@pytest.mark.parametrize("wrong", ["secret", "key", "clock"])
+async def test_a_refusal_names_its_cause(seaweed: SeaweedFS, bucket: str, wrong: str) -> None:
+    keys = Credentials("nobody" if wrong == "key" else seaweed.access_key, "wrong" if wrong == "secret" else seaweed.secret_key)
+    store = store_at(seaweed, credentials=lambda: keys, clock=lambda: time.time() - (3600 if wrong == "clock" else 0))
+    expected = ClockSkewed if wrong == "clock" else CredentialsRefused
     with pytest.raises(expected):
         await store.head(bucket, "k")
     with pytest.raises(expected):
@@ -433,7 +431,7 @@ async def test_the_default_chain_gives_credentials(seaweed: SeaweedFS, bucket: s
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", seaweed.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", seaweed.secret_key)
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
-    store = store_at(seaweed, access_key_id=None, secret_access_key=None)
+    store = store_at(seaweed, credentials=None)
     assert await listed(store, bucket) == []
     await store.close()
 
@@ -446,7 +444,7 @@ async def test_a_chain_without_credentials_is_a_refusal(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    store = store_at(seaweed, access_key_id=None, secret_access_key=None)
+    store = store_at(seaweed, credentials=None)
     with pytest.raises(CredentialsRefused):
         await listed(store, bucket)
     await store.close()
@@ -484,6 +482,53 @@ async def test_credentials_that_cannot_be_had_now_are_no_refusal(
         with pytest.raises(expected):
             await store.head("b", "k")
         await store.close()
+
+
+async def test_keys_that_are_replaced_in_their_file_are_read_again(seaweed: SeaweedFS, bucket: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("old")
+    settings = S3Settings(
+        type="s3", endpoint=seaweed.endpoint, region=seaweed.region, access_key_id="env:KEY", secret_access_key=f"file:{secret}"
+    )
+    store = build_store("s3", settings, {"KEY": seaweed.access_key})
+    with pytest.raises(CredentialsRefused):
+        await store.head(bucket, "k")
+    secret.write_text(seaweed.secret_key)
+    with pytest.raises(ServerFault, match="SignatureDoesNotMatch"):
+        await store.head(bucket, "k")
+    with pytest.raises(ObjectNotFound):
+        await store.head(bucket, "k")
+    secret.unlink()
+    with pytest.raises(ObjectNotFound):
+        await store.head(bucket, "k")
+    await store.close()
+
+
+async def test_keys_that_a_program_renews_for_the_default_chain_are_found(
+    seaweed: SeaweedFS, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    shared = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(shared))
+
+    def renew(secret: str) -> None:
+        shared.write_text(f"[default]\naws_access_key_id = {seaweed.access_key}\naws_secret_access_key = {secret}\n")
+
+    await asyncio.to_thread(renew, seaweed.secret_key)
+    store = store_at(seaweed, credentials=None)
+    await store.put(bucket, "k", Body.of(b"data"), Attributes(), ANY)
+    made = await store.head(bucket, "k")
+    await asyncio.to_thread(renew, "of another store")
+    store._wire._credentials._session = None  # type: ignore[attr-defined]  # as after a day, or a start of the worker
+    for expected in (ServerFault, CredentialsRefused, CredentialsRefused):
+        with pytest.raises(expected):
+            async with store.read(bucket, "k", pin=made.version, offset=0, length=4):
+                pass
+    await asyncio.to_thread(renew, seaweed.secret_key)
+    async with store.read(bucket, "k", pin=made.version, offset=0, length=4) as chunks:
+        assert b"".join([bytes(chunk) async for chunk in chunks]) == b"data"
+    await store.close()
 
 
 # --- keys --------------------------------------------------------------------------------------------------------------

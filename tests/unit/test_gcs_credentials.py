@@ -72,3 +72,26 @@ async def test_missing_credentials_are_refused() -> None:
 
     with pytest.raises(CredentialsRefused):
         await BearerTokens(none).headers()
+
+
+async def test_a_token_that_was_refused_is_replaced_once() -> None:
+    issued = [Issued(timedelta(hours=1)), Issued(timedelta(hours=1))]
+    issued[1].refreshes = 10
+    loaded = iter(issued)
+    tokens = BearerTokens(lambda: next(loaded))
+    old = (await tokens.headers())["authorization"]
+    assert [tokens.refuse(old), tokens.refuse(old)] == [True, True], "whatever was under way with it"
+    new = (await tokens.headers())["authorization"]
+    assert (old, new) == ("Bearer token-1", "Bearer token-11")
+    assert tokens.refuse(old), "it was replaced meanwhile"
+    assert (await tokens.headers())["authorization"] == new
+    assert not tokens.refuse(new), "no better one stands behind it"
+
+
+async def test_credentials_that_were_revoked_are_loaded_again_when_somebody_asks_again() -> None:
+    revoked = Issued(timedelta(hours=1), auth_errors.RefreshError())  # type: ignore[no-untyped-call]
+    loaded = iter([revoked, Issued(timedelta(hours=1))])
+    tokens = BearerTokens(lambda: next(loaded))
+    with pytest.raises(CredentialsRefused):
+        await tokens.headers()
+    assert await tokens.headers() == {"authorization": "Bearer token-1"}
