@@ -77,7 +77,8 @@ class GcsApi:
         headers = await self._headers({"accept-encoding": "gzip"} | ({"range": span} if span else {}))
         async with self._plane.open("GET", self._origin, path, headers) as answer:
             if not 200 <= answer.status < 300:
-                raise self._error(answer.status, await gathered(answer.chunks(), MAX_REFUSAL), answer.headers, f"read {name!r}", headers)
+                refusal = await gathered(answer.chunks(), MAX_REFUSAL)
+                raise await self._error(answer.status, refusal, answer.headers, f"read {name!r}", headers)
             yield answer
 
     async def compose(self, bucket: str, name: str, pieces: Sequence[Piece], resource: Resource, *, if_generation: str | None) -> Resource:
@@ -158,7 +159,7 @@ class GcsApi:
             method, self._origin, self._root + path, told, data, max_body=MAX_JSON, idle_timeout_s=idle_timeout_s
         )
         if not 200 <= status < 300:
-            raise self._error(status, text, answered, what, told)
+            raise await self._error(status, text, answered, what, told)
         try:
             answer = json.loads(text) if text.strip() else {}
         except (ValueError, RecursionError) as error:
@@ -167,11 +168,12 @@ class GcsApi:
             raise ServerFault(f"{what}: the answer is not a JSON object")
         return answer or {}
 
-    def _error(self, status: int, body: bytes, answered: Mapping[str, str], what: str, asked: Mapping[str, str]) -> ObjectError:
-        """What a failure means. A token that another may replace is no refusal yet."""
+    async def _error(self, status: int, body: bytes, answered: Mapping[str, str], what: str, asked: Mapping[str, str]) -> ObjectError:
+        """What a failure means: a fault to try again where the token was renewed."""
         error = gcs_error(status, body, answered, what)
-        replaced = isinstance(error, CredentialsRefused) and self._tokens and self._tokens.refuse(asked.get("authorization", ""))
-        return ServerFault(str(error)) if replaced else error
+        if isinstance(error, CredentialsRefused) and self._tokens and await self._tokens.renewed(asked.get("authorization", "")):
+            return ServerFault(str(error))
+        return error
 
     async def _headers(self, headers: dict[str, str]) -> dict[str, str]:
         authorization = await self._tokens.headers() if self._tokens else {}

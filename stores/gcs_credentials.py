@@ -10,7 +10,7 @@ from google.auth import exceptions as auth_errors
 from google.auth.credentials import Credentials, TokenState
 from google.auth.transport.requests import Request
 
-from replication.errors import CredentialsRefused, EndpointUnreachable
+from replication.errors import CredentialsRefused, EndpointUnreachable, ObjectError
 
 SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
 
@@ -42,18 +42,21 @@ class BearerTokens:
 
     async def headers(self) -> dict[str, str]:
         headers: dict[str, str] = {}
-        is_replaced = self._credentials is None and self._given
         (await self.credentials()).apply(headers)  # type: ignore[no-untyped-call]
         self._given = headers.get("authorization", "")
-        self._replacement = self._given if is_replaced else self._replacement
         return headers
 
-    def refuse(self, used: str) -> bool:
-        """The store refused the header `used`: whether the next request may have another. What comes after a refusal and is refused
-        as well has no better one behind it."""
-        if self._credentials is None or used != self._given:
-            return True
-        self._credentials = None
+    async def renewed(self, used: str) -> bool:
+        """The store refused the header `used`: whether there is another by now. What came after a refusal and is refused as well has
+        no better one behind it. Raises nothing."""
+        if used == self._given:
+            self._credentials = None
+        if used == self._replacement:
+            return False
+        try:
+            self._replacement = (await self.headers()).get("authorization", "")
+        except ObjectError:
+            return False
         return used != self._replacement
 
     def _refreshed(self) -> Credentials:

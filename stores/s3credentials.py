@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import aioboto3
@@ -24,8 +25,8 @@ class CredentialSource(Protocol):
     async def current(self) -> Credentials:
         """Credentials that are valid now. `CredentialsRefused` when there are none."""
 
-    def refuse(self, used: Credentials) -> bool:
-        """The store refused `used`: whether the next request may have others. Each is given up once, however many requests used it."""
+    async def renewed(self, used: Credentials) -> bool:
+        """The store refused `used`: whether there are others by now. Raises nothing."""
 
 
 class Given:
@@ -38,12 +39,10 @@ class Given:
     async def current(self) -> Credentials:
         return self._credentials
 
-    def refuse(self, used: Credentials) -> bool:
+    async def renewed(self, used: Credentials) -> bool:
         if used == self._credentials:
-            try:
+            with suppress(SettingsError):
                 self._credentials = self._read()
-            except SettingsError:
-                return False
         return used != self._credentials
 
 
@@ -54,7 +53,6 @@ class DefaultChain:
     def __init__(self) -> None:
         self._session: aioboto3.Session | None = None
         self._given: Credentials | None = None
-        self._refused: Credentials | None = None
 
     async def current(self) -> Credentials:
         try:
@@ -70,11 +68,13 @@ class DefaultChain:
         self._given = Credentials(frozen.access_key, frozen.secret_key, frozen.token or "")
         return self._given
 
-    def refuse(self, used: Credentials) -> bool:
-        if self._session is None or used != self._given:
-            return True
-        comes_again, self._refused, self._session = used == self._refused, used, None
-        return not comes_again
+    async def renewed(self, used: Credentials) -> bool:
+        if used == self._given:
+            self._session = None
+        try:
+            return used != await self.current()
+        except ObjectError:
+            return False
 
 
 def _no_credentials(error: Exception) -> ObjectError:

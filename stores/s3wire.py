@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -23,6 +23,8 @@ from stores.signing import UNSIGNED_PAYLOAD, Credentials, Signer, encode_key, en
 
 COMMIT_IDLE_S = 600.0
 """Longest silence while the store copies or completes: AWS sends whitespace meanwhile, other stores nothing."""
+REFUSING = frozenset({400, 401, 403})
+"""Statuses that can be about the credentials."""
 _LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 """A bucket's name that can stand before a host's: any other stands in the path. Certificates cover no further dots."""
 _NO_HEADERS: Mapping[str, str] = {}
@@ -60,14 +62,13 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer. `what` names its request; `headers` ignore case; `refuse` gives up the credentials that it was asked with, and
-    says whether there may be others."""
+    """A whole answer. `what` names its request; `headers` ignore case; `renewed`: it refused credentials, and there are others now."""
 
     what: str
     status: int
     headers: Mapping[str, str]
     body: bytes
-    refuse: Callable[[], bool]
+    renewed: bool = False
 
     @property
     def fault(self) -> Fields:
@@ -79,7 +80,7 @@ class Answer:
         return self.status >= 300
 
     def error(self) -> ObjectError:
-        """What the answer means where it is a failure. Credentials that others may replace are no refusal yet."""
+        """What the answer means where it is a failure: a fault to try again where the credentials were renewed."""
         fault = self.fault
         message = fault.get("Message", "")
         if region := self.headers.get("x-amz-bucket-region") or fault.get("Region"):
@@ -87,19 +88,19 @@ class Answer:
         status = self.status if self.failed else 500
         code = fault.get("Code", "") or ("PermanentRedirect" if status in (301, 308) else "")
         error = s3_error(self.what, status, code, message, retry_after_s=retry_after(self.headers.get("Retry-After")))
-        return ServerFault(str(error)) if isinstance(error, CredentialsRefused) and self.refuse() else error
+        return ServerFault(str(error)) if self.renewed else error
 
 
 class Opened:
     """An answer whose body is read as it comes, in chunks or as a whole."""
 
-    def __init__(self, stream: AnswerStream, what: str, refuse: Callable[[], bool]) -> None:
+    def __init__(self, stream: AnswerStream, answer: Callable[[int, Mapping[str, str], bytes], Awaitable[Answer]]) -> None:
         self.status, self.headers, self.chunks = stream.status, stream.headers, stream.chunks
-        self._what, self._refuse = what, refuse
+        self._answer = answer
 
     async def whole(self) -> Answer:
         """`ServerFault` beyond `MAX_DOCUMENT` bytes."""
-        return Answer(self._what, self.status, self.headers, await gathered(self.chunks(), MAX_DOCUMENT), self._refuse)
+        return await self._answer(self.status, self.headers, await gathered(self.chunks(), MAX_DOCUMENT))
 
 
 class S3Wire:
@@ -130,7 +131,7 @@ class S3Wire:
         credentials = await self._credentials.current()
         origin, target, signed = self._signed(credentials, method, bucket, key, query, headers, UNSIGNED_PAYLOAD)
         async with self._plane.open(method, origin, target, signed) as answer:
-            yield Opened(answer, method, partial(self._credentials.refuse, credentials))
+            yield Opened(answer, partial(self._answer, method, credentials))
 
     def _signed(
         self,
@@ -167,7 +168,13 @@ class S3Wire:
         status, told, body = await self._plane.exchange(
             method, origin, target, signed, data, max_body=MAX_DOCUMENT, idle_timeout_s=idle_timeout_s
         )
-        return Answer(method, status, told, body, partial(self._credentials.refuse, credentials))
+        return await self._answer(method, credentials, status, told, body)
+
+    async def _answer(self, method: str, credentials: Credentials, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+        answer = Answer(method, status, headers, body)
+        if status in REFUSING and isinstance(answer.error(), CredentialsRefused) and await self._credentials.renewed(credentials):
+            return replace(answer, renewed=True)
+        return answer
 
     async def call(
         self,

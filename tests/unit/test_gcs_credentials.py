@@ -75,17 +75,17 @@ async def test_missing_credentials_are_refused() -> None:
 
 
 async def test_a_token_that_was_refused_is_replaced_once() -> None:
-    issued = [Issued(timedelta(hours=1)), Issued(timedelta(hours=1))]
-    issued[1].refreshes = 10
-    loaded = iter(issued)
+    first, second = Issued(timedelta(hours=1)), Issued(timedelta(hours=1))
+    second.refreshes = 10
+    loaded = iter([first, second, Issued(timedelta(hours=1))])
     tokens = BearerTokens(lambda: next(loaded))
     old = (await tokens.headers())["authorization"]
-    assert [tokens.refuse(old), tokens.refuse(old)] == [True, True], "whatever was under way with it"
+    assert await asyncio.gather(*(tokens.renewed(old) for _ in range(3))) == [True] * 3, "whatever was under way with it"
     new = (await tokens.headers())["authorization"]
     assert (old, new) == ("Bearer token-1", "Bearer token-11")
-    assert tokens.refuse(old), "it was replaced meanwhile"
-    assert (await tokens.headers())["authorization"] == new
-    assert not tokens.refuse(new), "no better one stands behind it"
+    assert await tokens.renewed(old), "it was replaced meanwhile"
+    assert not await tokens.renewed(new), "no better one stands behind it"
+    assert (await tokens.headers())["authorization"] == "Bearer token-1", "who asks again has what there is then"
 
 
 async def test_credentials_that_were_revoked_are_loaded_again_when_somebody_asks_again() -> None:
