@@ -52,28 +52,36 @@ def route(name: str, source: Side, store: str, bucket: str, *, before: str = "in
 
 
 @pytest.fixture(scope="session")
-def make_site(temporal_server: TemporalServer, s3: S3Side, s3b: S3Side, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeSite]:
-    """`make_site(**sections)`: a site of a task queue of its own with the route `pair`; its worker processes end with the session."""
+def plan_site(temporal_server: TemporalServer, s3: S3Side, s3b: S3Side, tmp_path_factory: pytest.TempPathFactory) -> MakeSite:
+    """`plan_site(**sections)`: a site of a task queue of its own with the route `pair`, to be closed by whoever asked for it."""
+
+    def make(**sections: Any) -> Site:
+        document = {
+            "ledger": ledger_url(),
+            "temporal": {"address": temporal_server.address, "task_queue": f"q-{uuid.uuid4().hex}"},
+            "stores": {s3.name: s3.settings(), s3b.name: s3b.settings()},
+            "routes": [route("pair", s3, s3b.name, s3b.bucket, parts={"part_size": PART, "one_shot_max": PART}, exclude=["*.tmp"])],
+            "worker": WORKER,
+            **sections,
+        }
+        return Site(tmp_path_factory.mktemp("site"), document, {**s3.environ(), **s3b.environ()})
+
+    return make
+
+
+@pytest.fixture
+def make_site(plan_site: MakeSite) -> Iterator[MakeSite]:
+    """The same; its worker processes end with the test: idle ones poll, and fill the memory."""
     with contextlib.ExitStack() as stack:
 
         def make(**sections: Any) -> Site:
-            document = {
-                "ledger": ledger_url(),
-                "temporal": {"address": temporal_server.address, "task_queue": f"q-{uuid.uuid4().hex}"},
-                "stores": {s3.name: s3.settings(), s3b.name: s3b.settings()},
-                "routes": [route("pair", s3, s3b.name, s3b.bucket, parts={"part_size": PART, "one_shot_max": PART}, exclude=["*.tmp"])],
-                "worker": WORKER,
-                **sections,
-            }
-            site = Site(tmp_path_factory.mktemp("site"), document, {**s3.environ(), **s3b.environ()})
-            stack.callback(site.close)
-            return site
+            return stack.enter_context(contextlib.closing(plan_site(**sections)))
 
         yield make
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def site(make_site: MakeSite, s3: S3Side, s3b: S3Side, gcs: GcsSide, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+async def site(plan_site: MakeSite, s3: S3Side, s3b: S3Side, gcs: GcsSide, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     """The routes of this folder, and one worker for all of them.
 
     `pair` works; `denied` has a wrong secret, `homeless` no bucket, `down` no server; `folder` works, `shelf` lacks its
@@ -81,7 +89,7 @@ async def site(make_site: MakeSite, s3: S3Side, s3b: S3Side, gcs: GcsSide, tmp_p
     """
     disk = tmp_path_factory.mktemp("disk")
     (disk / "inbox").mkdir()
-    plain = make_site()
+    plain = plan_site()
     document = {
         **plain.document,
         "stores": {
