@@ -187,6 +187,7 @@ async def test_names_that_become_something_else_leave_nothing_behind(rig: Rig, t
         swap(rig.folder, aside)
         async with rig.following():
             await eventually(left, 40, interval_s=0.2)
+    assert await left()
 
 
 async def test_a_renamed_file_is_stored_before_its_old_name_goes(rig: Rig) -> None:

@@ -52,8 +52,8 @@ async def test_what_a_cancelled_scan_wrote_behind_a_slow_object_is_recorded() ->
     pair.source.__class__ = SlowFirst
     scanning = asyncio.create_task(scan_of(pair).run())
     await asyncio.sleep(1.5)
-    scanning.cancel()
-    with suppress(asyncio.CancelledError):
+    assert scanning.cancel(), "it was under way"
+    with pytest.raises(asyncio.CancelledError):
         await scanning
     pair.source.__class__ = Slow
     await trail_is_whole(pair)
