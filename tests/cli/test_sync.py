@@ -79,13 +79,11 @@ class Desk:
         """The open pass and its run, once it is there."""
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline and child.poll() is None:
-            if self.state.worker_log.exists() and "worker is ready" in self.state.worker_log.read_text():
-                try:
-                    handle = await self.handle()
-                    found = await handle.describe()
-                except Exception:
-                    found = None
-                if found is not None and found.status == WorkflowExecutionStatus.RUNNING:
+            with contextlib.suppress(Exception):  # the log, the settings and the server are made anew by each run
+                assert "worker is ready" in self.state.worker_log.read_text()
+                handle = await self.handle()
+                found = await handle.describe()
+                if found.status == WorkflowExecutionStatus.RUNNING:
                     return handle, found.run_id
             await asyncio.sleep(0.1)
         raise AssertionError(f"no pass runs; sync ended with {child.poll()}")

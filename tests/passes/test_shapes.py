@@ -67,7 +67,7 @@ async def test_an_interrupted_pass_does_only_the_rest(sides: Sides, open_pass: O
     async with open_pass(source, destination) as lab:
         wanted = {f"{lab.before}{number:04d}": b"y" * 50 for number in range(400)}
         await put_all(source, wanted)
-        handle = await lab.start_pass(limits={"requests_per_s": 100})
+        handle = await lab.start_pass(limits={"requests_per_s": 20})
 
         def replicas() -> int:
             return sum(key.startswith(lab.after) for key in destination.keys())
