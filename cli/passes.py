@@ -80,7 +80,8 @@ async def run(session: Session, asked: PassInput, *, wait: bool, closing: Closin
     client, output = await session.connect(), session.output
     handle, started = await start_pass(client, session.settings.temporal.control_queue, asked)
     if not started:
-        output.note(f"a pass of route {asked.route} runs already: this command " + ("needs one of its own" if closing else "follows it"))
+        then = "this command needs one of its own" if closing else "this command follows it" if wait else "no other is started"
+        output.note(f"a pass of route {asked.route} runs already: {then}")
         if closing:
             return DIFFERS
     if not wait:

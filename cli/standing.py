@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,13 +28,19 @@ async def ledger_counts(ledger: Ledger, route: str) -> dict[str, Any]:
     resting: dict[str, dict[str, int]] = defaultdict(dict)
     for reason, count in (await ledger.quarantine_counts(route)).items():
         resting[quarantine_state(reason)][reason] = count
-    ended = [record for record in await ledger.passes(route, PASSES) if record.ended_at is not None]
+    last = last_ended(await ledger.passes(route, PASSES))
     return {
         "in_sync": await ledger.in_sync_count(route),
         **{state: resting[state] for state in RESTING},
         "pending_deletions": await ledger.pending_count(route),
-        "last_pass": pass_document(ended[0]) if ended else None,
+        "last_pass": pass_document(last) if last else None,
     }
+
+
+def last_ended(records: Iterable[PassRecord]) -> PassRecord | None:
+    """A pass that was held or paused may end after others that began later."""
+    ended = [(record.ended_at, record) for record in records if record.ended_at is not None]
+    return max(ended, key=lambda item: item[0], default=(None, None))[1]
 
 
 def pass_document(record: PassRecord) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from replication.route_settings import LocationSettings, RouteSettings
 from replication.units import format_duration
 from workflows.visibility import PHASE
 
+COUNTED = {name: name for name in ("listed", "copied", "updated")} | {"skipped": "in sync", "deleted": "deleted", "waiting": "waiting"}
+OTHERWISE = {"plan": {"copied": "to copy", "updated": "to update", "deleted": "to delete"}, "verify": {"skipped": "right"}}
 MAX_RUNS = 1_000
 """Open runs, and failed runs, that are looked at for each route; the counts say so when there are more."""
 
@@ -126,8 +128,8 @@ def _running(found: dict[str, Any]) -> str:
 
 
 def _pass(found: dict[str, Any]) -> str:
-    counters = found["counters"]
-    told = [f"{counters[name]:,} {name}" for name in ("listed", "copied", "updated", "skipped", "deleted", "waiting") if counters.get(name)]
+    counters, named = found["counters"], COUNTED | OTHERWISE.get(found["mode"], {})
+    told = [f"{counters[name]:,} {word}" for name, word in named.items() if counters.get(name)]
     anomalies = (("differing", "with anomalies"), ("extra", "at the destination only"))
     told += [f"{counters[name]:,} {words}" for name, words in anomalies if found["mode"] == "verify" and counters.get(name)]
     failed = counters.get("failed", 0) + counters.get("blocked", 0)

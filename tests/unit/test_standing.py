@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from cli.next_step import next_step
-from cli.standing import PRECISION, _largest
+from cli.standing import PRECISION, _largest, last_ended
 from cli.states import quarantine_state
 from cli.status import _pass
+from ledger.rows import PassRecord
 
 DUE = "2026-01-31T08:00:00Z"
 LATER = "2026-02-01T08:00:00Z"
@@ -78,5 +79,21 @@ def test_an_ended_verification_is_told_with_its_anomalies() -> None:
     counters = {"listed": 35, "skipped": 34, "differing": 1, "extra": 8}
 
     assert _pass({"mode": "verify", "state": "incomplete", "counters": counters}) == (
-        "verify incomplete: 35 listed, 34 skipped, 1 with anomalies, 8 at the destination only"
+        "verify incomplete: 35 listed, 34 right, 1 with anomalies, 8 at the destination only"
     )
+
+
+def test_a_dry_run_is_told_as_what_would_be_done() -> None:
+    counters = {"listed": 4, "copied": 1, "updated": 1, "skipped": 1, "deleted": 1}
+    found = {"mode": "plan", "state": "done", "counters": counters}
+    assert _pass(found) == "plan done: 4 listed, 1 to copy, 1 to update, 1 in sync, 1 to delete"
+    assert _pass(found | {"mode": "repair"}) == "repair done: 4 listed, 1 copied, 1 updated, 1 in sync, 1 deleted"
+
+
+def test_the_last_pass_is_the_one_that_ended_last() -> None:
+    def record(name: str, ended_at: float | None) -> PassRecord:
+        return PassRecord(name, "r", "repair", "done", ended_at=ended_at)
+
+    held, dry = record("held", 9.0), record("dry", 5.0)
+    assert last_ended([record("running", None), dry, held]) == held, "although the other began later"
+    assert last_ended([record("running", None)]) is None
