@@ -319,7 +319,6 @@ async def folders(make_site: MakeSite, root: Path, names: list[str]) -> tuple[Si
 # --- certificates ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(300)
 async def test_certificates_name_the_one_key_that_changed(make_site: MakeSite, tmp_path: Path) -> None:
     names = [f"{number % 7}/{number:05}" for number in range(2_400)]
     site, here, there = await folders(make_site, tmp_path, names)
