@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
 from temporalio.client import Client
 
 from tests.certificates import sealed
