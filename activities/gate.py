@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
-from activities._progress import pulse
+from activities.line import Line
 from activities.turns import Turns
 from replication.passes import SteeringShare, objects_at_once
 from stores.pace import Budget
@@ -29,9 +28,9 @@ class Gate:
         self._budget = budget or Budget()
         self._paused = False
         self._limit: int | None = None
-        self._inside = self._waiting = 0
+        self._inside = 0
+        self._waiting = Line()
         self._closed_at: float | None = None
-        self._changed = asyncio.Event()
 
     def steer(self, share: SteeringShare) -> None:
         """Takes over whether the pass is paused, and this scan's share of its objects at once."""
@@ -39,21 +38,19 @@ class Gate:
         self._limit = objects_at_once(share.steering.concurrency, self._partition, share.partitions)
         is_closed = self._paused or self._limit == 0
         self._closed_at = (self._closed_at or time.monotonic()) if is_closed else None
-        self._changed.set()
+        self._let_in()
 
     @asynccontextmanager
     async def admit(self, size_bytes: int, requests: int, *, small: bool = False, rests: bool = False) -> AsyncIterator[None]:
-        """Waits until an object of this size may start; `small` is one that a tide moves. One that `rests` raises `KeptOut` rather
-        than wait for long."""
-        await self._turn(rests)
-        self._inside += 1
+        """Waits until an object of this size may start, in order of arrival; `small` is one that a tide moves. One that `rests` raises
+        `KeptOut` rather than wait for long."""
+        await self._enter(rests)
         try:
             await self._budget.begin(size_bytes=size_bytes, requests=requests)
             async with self._turns.turn(small=small):
                 yield
         finally:
-            self._inside -= 1
-            self._changed.set()
+            self._leave()
 
     async def listed(self) -> None:
         """Waits until a page of a listing may be asked for."""
@@ -66,16 +63,21 @@ class Gate:
             return False
         return time.monotonic() - self._closed_at >= REST_S
 
-    async def _turn(self, rests: bool) -> None:
-        self._waiting += 1
-        try:
-            while self._paused or (self._limit is not None and self._inside >= self._limit):
-                if rests and self.keeps_out:
-                    raise KeptOut
-                self._changed.clear()
-                pulse().touch()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(1.0):  # `wait_for` would lose a cancellation that comes together with the change
-                        await self._changed.wait()
-        finally:
-            self._waiting -= 1
+    async def _enter(self, rests: bool) -> None:
+        """Whoever came first goes first: the cursor of a scan stands for everything up to it."""
+
+        def give_up() -> None:
+            if rests and self.keeps_out:
+                raise KeptOut
+
+        place = self._waiting.join()
+        self._let_in()
+        await self._waiting.wait(place, given_back=self._leave, long=True, meanwhile=give_up)
+
+    def _leave(self) -> None:
+        self._inside -= 1
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting and not self._paused and (self._limit is None or self._inside < self._limit):
+            self._inside += self._waiting.let_in()

@@ -35,15 +35,23 @@ class Line:
         place.set_result(None)
         return True
 
-    async def wait(self, place: asyncio.Future[None], *, given_back: Callable[[], None], long: bool = False) -> None:
+    async def wait(
+        self,
+        place: asyncio.Future[None],
+        *,
+        given_back: Callable[[], None],
+        long: bool = False,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         """Returns once let in. `given_back` is called where the caller is let in and cancelled at the same time. What may take
-        `long` tells the activity's pulse that it goes on."""
+        `long` tells the activity's pulse that it goes on, and calls `meanwhile`, which may raise to give the place up."""
         try:
             while long and not place.done():
                 pulse().touch()
+                meanwhile()
                 await asyncio.wait([place], timeout=TOUCH_S)
             await place
-        except asyncio.CancelledError:
+        except BaseException:
             if place.done() and not place.cancelled():
                 given_back()
             else:
