@@ -8,8 +8,9 @@ import json
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import Connection, delete, insert, select, text, update
+from sqlalchemy import Connection, delete, event, insert, select, text, update
 
+from ledger.audit import append, verify
 from ledger.engine import open_engine, writing
 from ledger.ledger import Ledger
 from ledger.rows import AuditEntry
@@ -73,6 +74,26 @@ async def test_a_chain_is_verified_as_it_stood_at_one_moment(ledger: Ledger) -> 
     await growing
     assert all(report.intact for report in reports)
     assert (await ledger.verify_chain("r")).entries == LENGTH + 20
+
+
+async def test_an_entry_that_comes_after_the_end_was_read_is_none_behind_it(ledger: Ledger, url: str) -> None:
+    """The end and the entries are two statements: on PostgreSQL only REPEATABLE READ shows both as they stood at one moment."""
+    await fill(ledger, length=9)
+    reader, added = open_engine(url), list[str]()
+
+    def add(connection: Connection, cursor: object, statement: str, *_: object) -> None:
+        if "FROM audit" in statement and not added:
+            added.append(statement)
+            tamper(url, lambda other: append(other, [(AuditEntry("r", "more", "copied"), 1.0)]))
+
+    event.listen(reader, "before_cursor_execute", add)
+    with reader.connect() as connection:
+        report = verify(connection, "r", None)
+    reader.dispose()
+
+    assert len(added) == 1
+    assert (report.problem, report.entries, report.intact) == ("", 9, True)
+    assert (await ledger.verify_chain("r")).entries == 10
 
 
 MIDDLE = audit.c.sequence == 1_700
