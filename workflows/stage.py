@@ -116,10 +116,15 @@ class Stage:
 
     def close(self, phase: str, **fields: Any) -> None:
         """The last phase. `done` is worth an event only where another phase would be left standing."""
-        if self._marked or phase != "done":
+        if self._marked or phase != "done" or _was_marked():
             workflow.upsert_search_attributes([PHASE.value_set(phase)])
         self.show(phase=phase, **fields)
 
     def show(self, **fields: Any) -> None:
         self.progress = self.progress.model_copy(update=fields)
         workflow.set_current_details(object_details(self._route, self._key, self.progress))
+
+
+def _was_marked() -> bool:
+    """Whether a phase is left of a run before this one."""
+    return workflow.info().typed_search_attributes.get(PHASE) is not None and workflow.patched("phase-of-run-before")

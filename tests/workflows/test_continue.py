@@ -23,7 +23,8 @@ from stores.memory import MemoryStore
 from tests.conftest import running
 from tests.lab import make_lab
 from tests.poll import eventually
-from tests.replay.scenarios import SHORT_HISTORIES, chain
+from tests.replay.scenarios import SHORT_HISTORIES, Faulty, chain, on_phase
+from workflows.visibility import PHASE
 
 KIB = 1 << 10
 
@@ -150,6 +151,24 @@ async def test_a_pause_outlives_continue_as_new(short_history_client: Client) ->
         assert (await handle.result()).outcome == "copied"
 
     assert set(destination.parts.values()) == {1}
+
+
+async def test_an_object_that_waited_in_a_run_before_is_found_as_done(short_history_client: Client) -> None:
+    """The phase that operators search for goes on with the runs; nothing but the last of them takes it away."""
+    source, destination = Faulty("a", "src"), Faulty("b", "dst")
+    await write(source, b"hello")
+    source.unreachable = True
+    lab = make_lab(short_history_client, source, destination)
+    async with lab.worker():
+        handle = await lab.start("k")
+        await eventually(lambda: on_phase(lab, handle, "waiting"), 20)
+        await asyncio.gather(*(handle.signal("noise") for _ in range(60)))
+        source.unreachable = False
+        await handle.signal("check", "cured")
+        assert (await handle.result()).outcome == "copied"
+        described = await short_history_client.get_workflow_handle(handle.id).describe()
+        assert len(await chain(short_history_client, handle.id)) == 2
+    assert described.typed_search_attributes.get(PHASE) == "done"
 
 
 async def _paused_phase(handle: Any) -> bool:
