@@ -20,6 +20,7 @@ from activities.outcomes import Outcomes
 from activities.scan_order import Done, Names, Order, Slot
 from activities.turns import SMALL_AT_ONCE
 from ledger.ledger import Ledger
+from ledger.queries import NO_TOKENS
 from ledger.rows import PendingDeletion
 from replication.compare import ARCHIVES, compare
 from replication.errors import KeyInvalid, LedgerUnavailable, UnknownKind
@@ -64,6 +65,8 @@ class Scan:
         self._ended = False
         self._include, self._exclude = compile_globs(tuple(asked.filters.include)), compile_globs(tuple(asked.filters.exclude))
         self._deletes = route.settings.deletes_mode == "mirror"
+        self._may_stay = not self._deletes and not asked.filters.by_object
+        """Nothing is left to be done about an object whose source is gone."""
         self._plain = self._include is None and self._exclude is None and route.takes_every_key
         whole = asked.filters == Filters(prefix=asked.filters.prefix) and route.rules is None and asked.phase == "objects"
         self._takes_all = self._plain and whole and asked.mode != "verify"
@@ -150,6 +153,8 @@ class Scan:
             if verdict == "missing" and not self._is_told(below):
                 verdict = "look"
             seen = _seen(source, replica)
+            if receipt == NO_TOKENS and verdict == "extra" and self._may_stay:
+                idle.released.append((self._route.name, self._route.source.prefix + below))
             if self._settled_by_listing(idle, below, verdict, source, replica):
                 idle.count(**seen)
             else:

@@ -75,8 +75,8 @@ class Ledger:
     async def tokens(
         self, route: str, *, after: str = "", before: str | None = None, limit: int = 10_000, rested_before: float = 0.0
     ) -> tuple[list[str], list[tuple[str, str]]]:
-        """As `range`: only the keys, and what listings show of both versions of each. Objects without a receipt that have been in
-        the quarantine since before `rested_before` are among them, with ("", "")."""
+        """As `range`: only the keys, and what listings show of both versions of each. Objects that have been in the quarantine
+        since before `rested_before` are among them, with `NO_TOKENS` in the place of those of a receipt."""
         return await self._read(queries.token_range, route, after, before, limit, rested_before)
 
     async def in_sync_count(self, route: str) -> int:

@@ -13,6 +13,7 @@ from ledger.rows import Quarantined, Receipt
 from ledger.schema import pending_deletions, quarantine, receipts
 
 NO_TOKENS = ("", "")
+"""Of an object that rests: no listing shows these, so that a pass looks at it, whatever receipt it has."""
 KEY, LOSSES = (list(receipts.columns.keys()).index(name) for name in ("key", "losses"))
 
 
@@ -31,7 +32,7 @@ def token_range(
     rows = connection.execute(query).all()
     if not (resting := _resting(connection, route, after, before, limit, rested_before)):
         return [decode_key(row[0]) for row in rows], [(row[1], row[2]) for row in rows]
-    both = dict.fromkeys(resting, NO_TOKENS) | {row[0]: (row[1], row[2]) for row in rows}
+    both = {row[0]: (row[1], row[2]) for row in rows} | dict.fromkeys(resting, NO_TOKENS)
     keys = sorted(both)[:limit]
     return [decode_key(key) for key in keys], [both[key] for key in keys]
 

@@ -72,6 +72,41 @@ async def test_what_is_gone_from_both_sides_is_forgotten_though_an_object_behind
         assert await made.ledger.quarantine("r") == []
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_what_rests_leaves_the_quarantine_where_its_source_is_gone_and_its_replica_is_to_stay(is_known: bool) -> None:
+    async with bench() as made:
+        await made.put("a")
+        await made.scan()
+        await made.source.delete("one", "a", (await made.source.head("one", "a")).version)
+        await made.ledger.record(forgotten=[] if is_known else [("r", "a")], quarantined=[Quarantined("r", "a", "server-fault", "503")])
+        assert (await made.scan(mode="plan")).counters.extra == 1
+        assert len(await made.ledger.quarantine("r")) == 1
+        assert (await made.scan()).counters.extra == 1
+        assert await made.ledger.quarantine("r") == []
+
+
+async def test_a_replica_whose_deletion_failed_stays_in_quarantine_until_it_is_made() -> None:
+    async with bench(deletes="mirror") as made:
+        await made.put("a")
+        await made.scan()
+        await made.source.delete("one", "a", (await made.source.head("one", "a")).version)
+        await made.ledger.record(quarantined=[Quarantined("r", "a", "permission-refused", "403")])
+        assert (await made.scan()).counters.extra == 1
+        assert len(await made.ledger.quarantine("r")) == 1
+
+
+async def test_what_rests_is_looked_at_again_though_its_receipt_holds() -> None:
+    """A look that failed rests like any other, and a listing may not show what it was about."""
+    async with bench() as made:
+        for key in "ab":
+            await made.put(key)
+        await made.scan()
+        await made.ledger.record(quarantined=[Quarantined("r", "a", "server-fault", "503")])
+        counters = (await made.scan()).counters
+        assert (counters.listed, counters.skipped) == (2, 2)
+        assert await made.ledger.quarantine("r") == []
+
+
 async def test_replicas_without_a_source_are_counted_and_not_noted_where_deletions_are_ignored() -> None:
     async with bench() as made:
         for key in "abc":
