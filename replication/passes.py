@@ -195,11 +195,12 @@ class Begun(Payload):
 
 
 class PassSoFar(Payload):
-    """What one run of a pass hands to the next: no partition is open then. `ranges` are those of the phase that nobody has
-    looked at yet, `deleted_up_to` the last key whose deletion was looked at, `weighed` whether so many deletions are let through."""
+    """What one run of a pass hands to the next: no partition is open then. `begun` is None where it could not begin yet, `ranges` are
+    those of the phase that nobody has looked at yet, `deleted_up_to` the last key whose deletion was looked at, `weighed` whether so
+    many deletions are let through."""
 
     progress: PassProgress
-    begun: Begun
+    begun: Begun | None = None
     phase: PassPhase = "objects"
     ranges: list[KeyRange] = Field(default_factory=list)
     partitions: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, NoReturn
 
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, ChildWorkflowError, WorkflowAlreadyStartedError, is_cancelled_exception
@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from replication.passes import KeyRange, PartitionInput, PartitionOrders, PartitionResult, PassProgress, count_outcome
     from workflows import options
     from workflows.patience import patiently
-    from workflows.steps import Stop, heed_cancellation
+    from workflows.steps import Stop, Suspended, heed_cancellation
     from workflows.visibility import object_attributes, object_summary, partition_progress, pass_details
 
 OBJECTS_AT_ONCE = 16
@@ -57,18 +57,17 @@ class ReconcilePartition:
         rest: KeyRange | None = None
         try:
             while True:
-                ended = await self._stretch()
+                try:
+                    ended = await self._stretch()
+                except Suspended:
+                    await self._go_on_anew()
                 if self._has_rested:
                     await workflow.wait_condition(lambda: self._shares or self._may_begin())
                 if ended or self._shares:
                     rest = None if ended else self._scan.keys
                     break
                 if workflow.info().is_continue_as_new_suggested():
-                    await self._drained(0)
-                    await workflow.wait_condition(workflow.all_handlers_finished)
-                    workflow.continue_as_new(
-                        PartitionInput(scan=self._scan, done=self._counters, shares_at_once=self._shares, orders=self._orders)
-                    )
+                    await self._go_on_anew()
             await self._drained(0)
         except Stop as stop:
             return PartitionResult(counters=self._counters, problem=f"{stop.reason}: {stop.message}")
@@ -78,6 +77,12 @@ class ReconcilePartition:
             return PartitionResult(counters=self._counters, problem=f"partition-cancelled: partition {self._scan.number} was asked to end")
         await workflow.wait_condition(workflow.all_handlers_finished)
         return PartitionResult(counters=self._counters, rest=rest)
+
+    async def _go_on_anew(self) -> NoReturn:
+        """In a new run, behind the last stretch, once no object is under way."""
+        await self._drained(0)
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        workflow.continue_as_new(PartitionInput(scan=self._scan, done=self._counters, shares_at_once=self._shares, orders=self._orders))
 
     async def _stretch(self) -> bool:
         """Scans one stretch; True where the range ends with it."""

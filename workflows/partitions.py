@@ -31,7 +31,7 @@ with workflow.unsafe.imports_passed_through():
 from workflows import options
 from workflows.board import Board
 from workflows.patience import patiently
-from workflows.steps import heed_cancellation, suspend
+from workflows.steps import Suspended, heed_cancellation, suspend, suspend_if_long
 from workflows.visibility import route_attributes
 
 OPEN_PARTITIONS = 8
@@ -74,7 +74,14 @@ class Partitions:
             if ends := is_long():
                 await self._gather()
             while self.ranges and len(self._open) < OPEN_PARTITIONS and not (self.problems or ends):
-                await self._start(phase, filters, self.ranges.pop(0), first=first)
+                keys = self.ranges.pop(0)
+                try:
+                    await self._start(phase, filters, keys, first=first)
+                except Suspended:
+                    if first:
+                        raise
+                    self.ranges.insert(0, keys)
+                    break
                 first = False
             if self.problems:
                 self.ranges = []
@@ -104,7 +111,6 @@ class Partitions:
 
     async def _start(self, phase: PassPhase, filters: Filters, keys: KeyRange, *, first: bool) -> None:
         asked, number = self._asked, self.started
-        self.started += 1
         orders = self._orders_for(number)
         scan = ScanInput(
             route=asked.route,
@@ -120,6 +126,7 @@ class Partitions:
             quick_s=QUICK_S if first and asked.stretch >= FIRST_STRETCH else 0.0,
         )
         handle = await self._handle(PartitionInput(scan=scan, shares_at_once=first, orders=orders))
+        self.started += 1
         self._open[number] = handle
         self._orders[number] = orders
         self._show()
@@ -127,7 +134,8 @@ class Partitions:
         self._watching[number] = asyncio.create_task(self._await(number, handle))
 
     async def _handle(self, asked: PartitionInput) -> ChildWorkflowHandle[Any, PartitionResult]:
-        """Where a pass before was terminated, its partitions are asked to end, and have the ids of these until they do."""
+        """Where a pass before was terminated, its partitions are asked to end, and have the ids of these until they do. Raises
+        `Suspended` where that takes so long that the history has become long."""
         route, number, waits = self._asked.route, asked.scan.number, 0
         while True:
             try:
@@ -147,6 +155,7 @@ class Partitions:
                 self._board.troubled(f"partition {number} of a pass before has not ended yet")
                 pause_s = min(ENDING_MAX_S, 2.0 ** min(waits, 10))
                 await workflow.sleep(timedelta(seconds=pause_s), summary="a partition of a pass before is ending")
+                await suspend_if_long()
             else:
                 if waits:
                     self._board.troubled("")
@@ -185,7 +194,10 @@ class Partitions:
         if pieces < 2:
             return [keys]
         split = SplitInput(route=self._asked.route, prefix=self._asked.filters.prefix, keys=keys, pieces=pieces)
-        return await patiently(PassActivities.split_range, split, options.SETTLE, self._board.troubled)
+        try:
+            return await patiently(PassActivities.split_range, split, options.SETTLE, self._board.troubled)
+        except Suspended:
+            return [keys]  # for the next run: this one begins no partition any more
 
     async def _gather(self) -> None:
         """Has every open partition leave what is behind its stretch, and suspends the run when all have done so."""

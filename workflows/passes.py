@@ -46,7 +46,7 @@ class Pass:
 
     def __init__(self, input: PassInput) -> None:
         fresh = PassProgress(route=input.route, mode=input.mode, steering=input.limits.applied(Steering()))
-        so_far = input.so_far or PassSoFar(progress=fresh, begun=Begun())
+        so_far = input.so_far or PassSoFar(progress=fresh)
         self._input = input
         self._board = Board(so_far.progress)
         self._partitions = Partitions(input, self._board)
@@ -112,6 +112,7 @@ class Pass:
         try:
             state = await self._pass()
         except Suspended:
+            self._board.troubled("")  # whether it still waits, the next run finds out
             state = "running"
         except Stop as stop:
             reason = stop.reason
@@ -148,16 +149,17 @@ class Pass:
 
     async def _pass(self) -> PassState:
         asked = self._input
-        if asked.so_far is None:
-            self._begun = await patiently(PassActivities.begin_pass, self._beginning(), options.SETTLE, self._board.troubled)
+        begun = self._begun
+        if begun is None:
+            begun = self._begun = await patiently(PassActivities.begin_pass, self._beginning(), options.SETTLE, self._board.troubled)
         if self._phase == "objects":
-            await self._scan()
+            await self._scan(begun)
             self._phase = "manifests"
         if self._phase == "manifests":
-            if self._begun.manifests and asked.mode == "repair":
-                await self._scan()
+            if begun.manifests and asked.mode == "repair":
+                await self._scan(begun)
             self._phase = "deletions"
-        if self._begun.mirror and asked.mode == "repair" and not self._partitions.problems:
+        if begun.mirror and asked.mode == "repair" and not self._partitions.problems:
             await self._delete_extra()
         if problems := self._partitions.problems:
             reason, _, message = problems[0].partition(": ")
@@ -166,11 +168,11 @@ class Pass:
         incomplete = counters.failed + counters.blocked + counters.differing
         return "incomplete" if incomplete else "done"
 
-    async def _scan(self) -> None:
-        filters, since = self._input.filters, self._begun.since
+    async def _scan(self, begun: Begun) -> None:
+        filters, since = self._input.filters, begun.since
         if since is not None:
             filters = filters.model_copy(update={"since": since})
-        await self._partitions.run(self._phase, filters, self._begun.keys, self._is_long)
+        await self._partitions.run(self._phase, filters, begun.keys, self._is_long)
 
     def _beginning(self) -> BeginPassInput:
         asked = self._input

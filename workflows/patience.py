@@ -15,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from replication.retries import waiting_delay
 
 from workflows import options
-from workflows.steps import Stop, heed_cancellation, heed_cancellation_before_wait
+from workflows.steps import Stop, heed_cancellation, heed_cancellation_before_wait, suspend_if_long
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -30,7 +30,8 @@ async def patiently(
     bulk: bool = False,
     summary: str = "",
 ) -> R:
-    """Runs an activity; `troubled` hears what it waits for, and "" when that is over. Raises `Stop` for what does not heal."""
+    """Runs an activity; `troubled` hears what it waits for, and "" when that is over. Raises `Stop` for what does not heal, and
+    `Suspended` after a wait where the history has become long."""
     queue = workflow.info().task_queue + (options.BULK_SUFFIX if bulk else "")
     waits = 0
     while True:
@@ -48,6 +49,7 @@ async def patiently(
             waits += 1
             troubled(f"{stop.reason}: {stop.message}")
             await workflow.sleep(timedelta(seconds=waiting_delay(waits, workflow.random().random())), summary=f"waiting: {stop.reason}")
+            await suspend_if_long()
         else:
             if waits:
                 troubled("")

@@ -44,6 +44,12 @@ async def suspend() -> NoReturn:
     raise Suspended
 
 
+async def suspend_if_long() -> None:
+    """Raises `Suspended` after a wait that may come again without end: the server ends a run of 51,200 events."""
+    if workflow.info().is_continue_as_new_suggested() and workflow.patched("long-waits-suspend"):
+        await suspend()
+
+
 def heed_cancellation() -> None:
     """Raises `CancelledError` once the workflow was asked to end. To be called before each step: an activity that ends well all
     the same gives its result, and no word of that."""
