@@ -161,8 +161,7 @@ class ObjectActivities:
         async def publish() -> Transferred:
             return await self._publish(destination, plan, ours, capabilities)
 
-        done = await self._settler.commit(route, input.key, destination, plan, publish, capabilities.conditional_completes)
-        settlement = await self._settler.settled(route, source, destination, plan, done)
+        settlement = await self._settler.commit_settled(route, source, destination, plan, publish, capabilities.conditional_completes)
         assert settlement.result is not None
         result = settlement.result.model_copy(update={"bytes_copied": input.bytes_copied})
         metrics.settled(route.name, result.outcome, 0)

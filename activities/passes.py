@@ -14,9 +14,10 @@ from activities._progress import pulse
 from activities.deletions import Permits
 from activities.examine import READERS, Verify
 from activities.gate import Gate, KeptOut
+from activities.grace import GRACE_S
 from activities.outcomes import EVERYBODYS, Outcomes, Plan, Repair
 from activities.recording import RECEIVED, audit_of, quarantined, record
-from activities.scan import GRACE_S, Scan
+from activities.scan import Scan
 from activities.settle import Settler
 from activities.splitting import Splitter
 from activities.steering import Steerings

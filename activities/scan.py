@@ -15,6 +15,7 @@ from typing import Any
 
 from activities._progress import pulse
 from activities.gate import Gate, KeptOut
+from activities.grace import GRACE_S
 from activities.listings import PAGE, joined
 from activities.outcomes import Outcomes
 from activities.scan_order import Done, Names, Order, Slot
@@ -35,8 +36,6 @@ from stores.registry import Stores
 MAX_LARGE = 200
 MAX_LARGE_BYTES = 100 << 10
 FLUSH_S = 0.25
-GRACE_S = 2.0
-"""What is being written when a scan has to end may take so long to be done."""
 
 
 class Scan:

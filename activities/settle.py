@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from activities.deletions import Permits
 from activities.dependencies import Dependencies
+from activities.grace import seen_through
 from activities.pairs import Pairs
 from activities.plans import Plans, SmallPlan, recognise, recognise_and_tidy
 from activities.results import COLLECTED, copied, pause_for, pause_of_hold, plain_result, told
@@ -145,7 +146,7 @@ class Settler:
             case "copy":
                 return await self._copy(view, meter)
             case "update":
-                return await self._recorded(await self._update(view, meter))
+                return await self._update(view, meter)
             case "wait":
                 raise SourceArchived(decision.message)
             case "block":
@@ -195,10 +196,11 @@ class Settler:
         source, destination = places(route, key, self._stores)
         capabilities = await self._stores.capabilities(route.settings.destination.store, destination.bucket)
         send = self._server_side if plan.server_side else self._streamed
-        done = await self.commit(
-            route, key, destination, plan, lambda: send(source, destination, plan, capabilities, meter), capabilities.conditional_writes
-        )
-        return await self.settled(route, source, destination, plan, done)
+
+        async def write() -> Transferred:
+            return await send(source, destination, plan, capabilities, meter)
+
+        return await self.commit_settled(route, source, destination, plan, write, capabilities.conditional_writes)
 
     async def copy_listed(self, route: Route, key: str, listed: Version, meter: Meter) -> Settlement:
         """Copies an object that the destination's listing lacks, by one read and one conditional write.
@@ -231,6 +233,18 @@ class Settler:
                 done = await self.commit(route, key, destination, plan, write, capabilities.conditional_writes)
         return await self._recorded(Settlement(result=copied(route, source, destination, plan, done)))
 
+    async def commit_settled(
+        self, route: Route, source: Place, destination: Place, plan: CopyPlan, write: Callable[[], Awaitable[Transferred]], fenced: bool
+    ) -> Settlement:
+        """Commits and records a copy, both or neither as far as that is up to this process, and looks at the source once more."""
+
+        async def commit() -> Settlement:
+            done = await self.commit(route, source.key, destination, plan, write, fenced)
+            return await self._recorded(Settlement(result=copied(route, source, destination, plan, done)))
+
+        settlement = await seen_through(commit())
+        return settlement.model_copy(update={"dirty": await _has_changed(source, plan.source)})
+
     async def commit(
         self,
         route: Route,
@@ -247,16 +261,6 @@ class Settler:
         if not fenced and await recognise(route, key, destination, plan) is None:
             raise PreconditionFailed("another write took the place of this one, and the endpoint has no conditional writes")
         return done
-
-    async def settled(self, route: Route, source: Place, destination: Place, plan: CopyPlan, done: Transferred) -> Settlement:
-        """The result of a finished copy; dirty if the source is not what was copied any more, or does not say so now: a failure
-        here would leave a write that nobody has on record."""
-        try:
-            now = await head_or_absent(source)
-        except ObjectError:
-            now = None
-        changed = now is None or now.version.token != plan.source.token or now.version.revision != plan.source.revision
-        return await self._recorded(Settlement(result=copied(route, source, destination, plan, done), dirty=changed))
 
     async def _streamed(self, source: Place, destination: Place, plan: CopyPlan, capabilities: Capabilities, meter: Meter) -> Transferred:
         return await send_object(
@@ -286,26 +290,26 @@ class Settler:
         return Transferred(info, info.checksums, level(source_compared=bool(agree), destination_proved=bool(agree)), 0)
 
     async def _update(self, view: View, meter: Meter) -> Settlement:
-        replica, attributes = view.replica_info, self._plans.attributes(view)
-        assert replica is not None
+        assert view.replica_info is not None
         try:
-            info = await commit_recognised(
-                lambda: view.destination.store.update_attributes(
-                    view.destination.bucket, view.destination.key, replica.version, attributes
-                ),
-                lambda: _updated(view, attributes),
-            )
+            return await seen_through(self._commit_update(view, view.replica_info.version))
         except NotSupported:
-            decision = replace(view.decision, action="copy", condition=Condition.match(replica.version))
+            decision = replace(view.decision, action="copy", condition=Condition.match(view.replica_info.version))
             return await self._copy(replace(view, decision=decision), meter)
+
+    async def _commit_update(self, view: View, version: Version) -> Settlement:
+        destination, attributes = view.destination, self._plans.attributes(view)
+        info = await commit_recognised(
+            lambda: destination.store.update_attributes(destination.bucket, destination.key, version, attributes),
+            lambda: _updated(view, attributes),
+        )
         settlement = told(view, "updated")
         assert settlement.result is not None
-        now = {"destination_version": info.version.token, "destination_listed": replica_token(info.version, view.destination.store.kind)}
-        return settlement.model_copy(update={"result": settlement.result.model_copy(update=now)})
+        now = {"destination_version": info.version.token, "destination_listed": replica_token(info.version, destination.store.kind)}
+        return await self._recorded(settlement.model_copy(update={"result": settlement.result.model_copy(update=now)}))
 
     async def _delete(self, view: View, absent_for_s: float) -> Settlement:
-        """After the hold, and with the route's permit, the source is looked at again before the replica goes. One that is gone
-        behind a lost answer was deleted here."""
+        """After the hold, and with the route's permit, the source is looked at again before the replica goes."""
         assert view.replica_info is not None
         if self._collects:
             return Settlement(pause=COLLECTED)
@@ -318,12 +322,25 @@ class Settler:
                 return Settlement(pause=pause_for(permit))
         if await head_or_absent(view.source) is not None:
             raise PreconditionFailed("the source exists again")
+        return await seen_through(self._commit_deletion(view, view.replica_info.version))
+
+    async def _commit_deletion(self, view: View, version: Version) -> Settlement:
+        """A replica that is gone behind a lost answer was deleted here."""
         try:
-            await view.destination.store.delete(view.destination.bucket, view.destination.key, view.replica_info.version)
+            await view.destination.store.delete(view.destination.bucket, view.destination.key, version)
         except (ServerFault, StoreTimeout):
             if await head_or_absent(view.destination) is not None:
                 raise
         return await self._recorded(told(view, "deleted"))
+
+
+async def _has_changed(source: Place, copied: Version) -> bool:
+    """Whether the source is not what was copied any more, or does not say so now."""
+    try:
+        now = await head_or_absent(source)
+    except ObjectError:
+        return True
+    return now is None or now.version.token != copied.token or now.version.revision != copied.revision
 
 
 async def _updated(view: View, attributes: Attributes) -> ObjectInfo | None:
