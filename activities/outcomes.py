@@ -50,8 +50,10 @@ class Outcomes(Protocol):
 
     inline_max: int
     """Larger objects need a workflow each."""
-    may_adopt: bool
-    """Whether listings that prove equal content are enough."""
+
+    def may_adopt(self, key: str) -> bool:
+        """Whether listings that prove equal content are enough."""
+        ...
 
     def adopted(self, key: str, source: ListedObject, replica: ListedObject) -> Receipt: ...
 
@@ -83,13 +85,15 @@ class Common:
 
     def __init__(self, asked: ScanInput, route: Route, stores: Stores, inline_max: int, *, paired: bool, workflow: str) -> None:
         self.inline_max = inline_max
-        self.may_adopt = not paired
         self._asked = asked
         self._route = route
         self._stores = stores
         self._paired = paired
         self._workflow = workflow
         self._kinds = stores.get(route.source.store).kind, stores.get(route.destination.store).kind
+
+    def may_adopt(self, key: str) -> bool:
+        return not self._paired
 
     def adopted(self, key: str, source: ListedObject, replica: ListedObject) -> Receipt:
         return Receipt(
@@ -143,6 +147,9 @@ class Repair(Common):
 
     def by_tide(self, listed: ListedObject, *, missing: bool) -> bool:
         return missing and not self._paired and listed.version.size_bytes <= SMALL
+
+    def may_adopt(self, key: str) -> bool:
+        return super().may_adopt(key) and not self._settler.is_unsure(self._route, key)
 
     def refused(self, key: str, source: ListedObject, error: ObjectError) -> Done:
         return Done(quarantined=[quarantined(self._route.name, key, error)]).count(blocked=1)

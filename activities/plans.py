@@ -35,14 +35,14 @@ class SmallPlan:
 
 
 class Plans:
-    """Makes plans, each with an id of its own, by which its commit is recognised."""
+    """Makes plans, each with an id, by which its commit is recognised: one of its own, or that of an earlier try."""
 
     def __init__(self, settings: Settings, stores: Stores) -> None:
         self._settings = settings
         self._stores = stores
         self._random = random.Random()  # noqa: S311 - seeded by the system; asking it for each id gives other threads the interpreter
 
-    async def of_object(self, view: View, *, whole: bool = False) -> CopyPlan:
+    async def of_object(self, view: View, *, whole: bool = False, copy_id: str = "") -> CopyPlan:
         """How this source version travels: `whole` in one request. Raises `ObjectTooLarge` before anything moves."""
         info, route, settings = view.source_info, view.route, view.route.settings
         assert info is not None
@@ -58,7 +58,7 @@ class Plans:
             streams=self._settings.worker.streams,
             server_side=server_side,
         )
-        copy_id = new_copy_id(self._random)
+        copy_id = copy_id or new_copy_id(self._random)
         return CopyPlan(
             mode=parts.mode,
             server_side=server_side,
@@ -76,9 +76,9 @@ class Plans:
             runs_in_flight=parts.runs_in_flight,
         )
 
-    def of_small(self, view: View, info: ObjectInfo) -> SmallPlan:
+    def of_small(self, view: View, info: ObjectInfo, copy_id: str = "") -> SmallPlan:
         assert view.mapped is not None
-        copy_id, losses = new_copy_id(self._random), list(view.mapped.losses)
+        copy_id, losses = copy_id or new_copy_id(self._random), list(view.mapped.losses)
         attributes = self._attributes(view, copy_id)
         return SmallPlan(info.version, info.checksums, view.decision.condition, attributes, losses, copy_id, view.decision.reason)
 
@@ -116,9 +116,14 @@ async def recognise_and_tidy(route: Route, key: str, destination: Place, plan: C
 async def recognise(route: Route, key: str, destination: Place, plan: CopyPlan | SmallPlan) -> Transferred | None:
     """Our own commit of this plan, if that is what stands at the destination; else None."""
     info = await head_or_absent(destination)
-    if info is None or info.size_bytes != plan.source.size_bytes:
+    return None if info is None else carried_out(info, route.replica_place(key), plan)
+
+
+def carried_out(info: ObjectInfo, place: str, plan: CopyPlan | SmallPlan) -> Transferred | None:
+    """The commit of this plan, if that is what `info` shows at that place."""
+    if info.size_bytes != plan.source.size_bytes:
         return None
-    mark = own_mark(info, route.replica_place(key))
+    mark = own_mark(info, place)
     if mark is None or mark.copy != plan.copy_id or same_checksums(info.checksums, plan.checksums) is False:
         return None
     compared = same_checksums(info.checksums, plan.checksums) is True

@@ -226,7 +226,7 @@ class Scan:
             self._note_extra(idle, key, replica)
         elif verdict == "equal":
             idle.count(skipped=1)
-        elif verdict == "adopt" and self._outcomes.may_adopt:
+        elif verdict == "adopt" and self._outcomes.may_adopt(key):
             assert source is not None
             assert replica is not None
             idle.count(skipped=1)

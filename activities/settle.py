@@ -16,9 +16,10 @@ from activities.deletions import Permits
 from activities.dependencies import Dependencies
 from activities.grace import seen_through
 from activities.pairs import Pairs
-from activities.plans import Plans, SmallPlan, recognise, recognise_and_tidy
+from activities.plans import Plans, SmallPlan, carried_out, recognise, recognise_and_tidy
 from activities.results import COLLECTED, copied, pause_for, pause_of_hold, plain_result, told
 from activities.tide import SMALL, Tide
+from activities.unsure import Unsure
 from ledger.ledger import Ledger
 from replication.compare import replica_token
 from replication.errors import (
@@ -104,6 +105,8 @@ class Settler:
         self._permits = permits
         self._pairs = Pairs(settings, stores, ledger)
         self._plans = Plans(settings, stores)
+        self._unsure = Unsure()
+        self._ledger = ledger
 
     def route(self, name: str) -> Route:
         """Raises `RouteUnknown`."""
@@ -156,7 +159,29 @@ class Settler:
             case "keep":
                 return await self._recorded(told(view, "kept"))
             case _:
-                return await self._recorded(told(view, "in_sync"))
+                return await self._recorded(await self._made_before(view) or told(view, "in_sync"))
+
+    async def _made_before(self, view: View) -> Settlement | None:
+        """The copy that makes the replica right, if this process made it and could not know, and nobody has recorded it since."""
+        route, key, source, replica = view.route, view.source.key, view.source_info, view.replica_info
+        if source is None or replica is None or not self.is_unsure(route, key):
+            return None
+        receipt, plan = await self._ledger.find(route.name, key), self._unsure.copy_of(route.name, key, source.version)
+        self._unsure.forget(route.name, key)
+        done = carried_out(replica, view.replica_place, plan) if plan is not None else None
+        is_recorded = receipt is not None and receipt.destination_version == replica.version.token
+        if plan is None or done is None or is_recorded:
+            return None
+        return Settlement(result=copied(route, view.source, view.destination, plan, done))
+
+    def is_unsure(self, route: Route, key: str) -> bool:
+        """Whether a copy of this process may stand there that nobody has on record: only a look can tell."""
+        return (route.name, key) in self._unsure
+
+    def _id_of_try(self, view: View, version: Version) -> str:
+        """The id of such a copy of the same version, so that its commit is recognised as that of another try; "" for a new one."""
+        before = self._unsure.copy_of(view.route.name, view.source.key, version)
+        return before.copy_id if before is not None else ""
 
     async def _ask_archive(self, view: View) -> None:
         """Asks for a readable copy of the source where the route says so; asking again changes nothing."""
@@ -175,7 +200,8 @@ class Settler:
         if view.decision.keep_beside:
             await self._pairs.keep_beside(view)
         manifest = view.route.rules is not None and view.route.rules.rule_of(view.source.key) is not None
-        plan = await self._plans.of_object(view, whole=manifest)
+        assert view.source_info is not None
+        plan = await self._plans.of_object(view, whole=manifest, copy_id=self._id_of_try(view, view.source_info.version))
         if plan.mode == "parts":
             store, key = view.destination.store, view.destination.key
             upload_id = await store.begin_upload(view.destination.bucket, key, plan.attributes)
@@ -216,7 +242,7 @@ class Settler:
             view = view_of(route, source, destination, info, None)
             if view.decision.action != "copy":
                 return await self._act(view, meter)
-            plan = self._plans.of_small(view, info)
+            plan = self._plans.of_small(view, info, self._id_of_try(view, info.version))
             capabilities = await self._stores.capabilities(route.destination.store, destination.bucket)
 
             async def write() -> Transferred:
@@ -257,9 +283,29 @@ class Settler:
         """Runs a write; recognises our own commit behind a lost answer; looks before and after where nothing fences it."""
         if not fenced:
             await check_fence(destination, plan.condition)
-        done = await commit_recognised(write, lambda: recognise_and_tidy(route, key, destination, plan))
+        done = await self._recognised(route, key, destination, plan, write)
         if not fenced and await recognise(route, key, destination, plan) is None:
             raise PreconditionFailed("another write took the place of this one, and the endpoint has no conditional writes")
+        return done
+
+    async def _recognised(
+        self, route: Route, key: str, destination: Place, plan: CopyPlan | SmallPlan, write: Callable[[], Awaitable[Transferred]]
+    ) -> Transferred:
+        """Where neither the write nor the look after it was answered, the next look at the key knows of this copy."""
+
+        async def look() -> Transferred | None:
+            try:
+                return await recognise_and_tidy(route, key, destination, plan)
+            except ObjectError:
+                self._unsure.keep(route.name, key, plan)
+                raise
+
+        try:
+            done = await commit_recognised(write, look)
+        except asyncio.CancelledError:
+            self._unsure.keep(route.name, key, plan)
+            raise
+        self._unsure.forget(route.name, key)
         return done
 
     async def _streamed(self, source: Place, destination: Place, plan: CopyPlan, capabilities: Capabilities, meter: Meter) -> Transferred:
