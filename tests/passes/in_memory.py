@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+from sqlalchemy.exc import OperationalError
+
 from activities._progress import Pulse, current_pulse
 from activities.gate import Gate
 from activities.outcomes import Plan, Repair
@@ -14,8 +17,9 @@ from activities.passes import nothing_recorded
 from activities.scan import Scan
 from activities.settle import Settler
 from activities.turns import Turns
+from ledger.batch import write
 from ledger.ledger import Ledger
-from replication.errors import Throttled
+from replication.errors import LedgerUnavailable, Throttled
 from replication.models import ABSENT, Attributes, ObjectInfo, Version
 from replication.passes import ScanInput, ScanResult
 from replication.settings import Settings, parse_settings
@@ -30,6 +34,20 @@ def settings_of(**route: Any) -> Settings:
     sides = {"source": {"store": "a", "bucket": "one"}, "destination": {"store": "b", "bucket": "two"}}
     stores = {name: {"type": "file", "root": f"/{name}"} for name in ("a", "b")}
     return parse_settings({"ledger": ledger_url(), "stores": stores, "routes": [{"name": "r", **sides, **route}]})
+
+
+def away_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The database does not take the first record, which is a stand-in's doing. Empty until then."""
+    transaction, fired = ledger._write, list[Any]()
+
+    async def failing(change: Any, *what: Any) -> Any:
+        if change is write and not fired:
+            fired.append(change)
+            raise LedgerUnavailable("the ledger does not answer") from OperationalError("", None, Exception())
+        return await transaction(change, *what)
+
+    monkeypatch.setattr(ledger, "_write", failing)
+    return fired
 
 
 class Throttling(MemoryStore):

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
 from activities._progress import Pulse
 from activities.gate import Gate
 from activities.outcomes import Repair
 from activities.scan import Scan
 from activities.turns import Turns
-from ledger.batch import write
 from replication.errors import LedgerUnavailable
 from replication.limits import MIB
 from replication.models import ObjectInfo, Version
 from replication.passes import ScanInput
-from tests.passes.in_memory import Throttling, bench
+from tests.passes.in_memory import Throttling, away_once, bench
 from tests.passes.test_by_turns import Pair, Slow
 from tests.poll import eventually
 
@@ -79,19 +76,9 @@ async def test_a_killed_scan_leaves_no_gap_but_its_last_moment() -> None:
 
 
 async def test_what_the_ledger_did_not_take_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database goes away in the middle, which is a stand-in's doing."""
     pair = Pair()
-    fired: list[Any] = []
     await pair.fill(1000, 10)
-    transaction = pair.ledger._write
-
-    async def failing(change: Any, *what: Any) -> Any:
-        if change is write and not fired:
-            fired.append(change)
-            raise LedgerUnavailable("the ledger does not answer") from OperationalError("", None, Exception())
-        return await transaction(change, *what)
-
-    monkeypatch.setattr(pair.ledger, "_write", failing)
+    fired = away_once(pair.ledger, monkeypatch)
     with pytest.raises(LedgerUnavailable):
         await scan_of(pair).run()
     assert fired
@@ -108,22 +95,13 @@ class SlowLast(Throttling):
 
 
 async def test_no_later_record_moves_the_cursor_over_what_the_ledger_did_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database is away for one moment, which is a stand-in's doing: what it was asked then is asked again by the next attempt."""
+    """What the database was asked while it was away is asked again by the next attempt."""
     async with bench() as made:
         large = made.source.put_synthetic("one", "a", 9 * MIB)
         for number in range(20):
             await made.put(f"k{number:03d}")
         made.source.__class__ = SlowLast
-        transaction = made.ledger._write
-        fired: list[Any] = []
-
-        async def failing(change: Any, *what: Any) -> Any:
-            if change is write and not fired:
-                fired.append(change)
-                raise LedgerUnavailable("the ledger does not answer") from OperationalError("", None, Exception())
-            return await transaction(change, *what)
-
-        monkeypatch.setattr(made.ledger, "_write", failing)
+        fired = away_once(made.ledger, monkeypatch)
         pulse = Pulse()
         with pytest.raises(LedgerUnavailable):
             await made.scan(pulse)

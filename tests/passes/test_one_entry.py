@@ -8,18 +8,16 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
-from sqlalchemy.exc import OperationalError
 from temporalio.testing import ActivityEnvironment
 
 from activities.objects import ObjectActivities
 from activities.settle import Settler
 from activities.streams import Ways
 from activities.turns import Turns
-from ledger.batch import write
 from ledger.rows import AuditEntry
 from replication.errors import LedgerUnavailable
 from replication.models import CopyObjectInput, CopyPlan, SettleInput, Settlement
-from tests.passes.in_memory import Bench, bench
+from tests.passes.in_memory import Bench, away_once, bench
 from tests.passes.test_by_turns import Steered
 
 
@@ -55,18 +53,9 @@ async def test_of_an_attempt_that_was_lost_behind_its_record() -> None:
 
 
 async def test_of_an_attempt_whose_entry_the_ledger_took_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database is away for one moment, which is a stand-in's doing."""
     async with bench() as made:
-        began, plan, transaction = time.time(), await planned(made), made.ledger._write
-        fired: list[Any] = []
-
-        async def failing(change: Any, *what: Any) -> Any:
-            if change is write and not fired:
-                fired.append(change)
-                raise LedgerUnavailable("away") from OperationalError("", None, Exception())
-            return await transaction(change, *what)
-
-        monkeypatch.setattr(made.ledger, "_write", failing)
+        began, plan = time.time(), await planned(made)
+        fired = away_once(made.ledger, monkeypatch)
         with pytest.raises(LedgerUnavailable):
             await attempt(made, plan, 1, began)
         assert fired

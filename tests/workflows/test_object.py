@@ -6,9 +6,12 @@ import asyncio
 import json
 import os
 import uuid
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
+import pytest_asyncio
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
 from temporalio.exceptions import ApplicationError, CancelledError
@@ -200,7 +203,9 @@ async def test_input_that_does_not_validate_fails_instead_of_hanging(
             await handle.result()
 
 
-async def test_pause_holds_the_next_step_until_resume(temporal_client: Client, stores: tuple[MemoryStore, MemoryStore]) -> None:
+@pytest_asyncio.fixture(loop_scope="session")
+async def paused(temporal_client: Client, stores: tuple[MemoryStore, MemoryStore]) -> AsyncIterator[Paused]:
+    """An object of three parts that was paused while its first part is under way."""
     source, destination = stores
     held = GatedStore(destination)
     parts = {"part_size": "1MiB", "one_shot_max": "1MiB", "concurrency": 1}
@@ -210,11 +215,16 @@ async def test_pause_holds_the_next_step_until_resume(temporal_client: Client, s
         handle = await lab.start("k")
         await eventually(lambda: held.waiting == 1)
         await handle.execute_update("pause")
-        held.gate.set()
-        await eventually(lambda: on_phase(lab, handle, "paused"))
-        started = held.waiting
-        await handle.execute_update("resume")
-        result = await handle.result()
+        yield Paused(lab, handle, held)
+
+
+async def test_pause_holds_the_next_step_until_resume(paused: Paused) -> None:
+    lab, handle, held = paused
+    held.gate.set()
+    await eventually(lambda: on_phase(lab, handle, "paused"))
+    started = held.waiting
+    await handle.execute_update("resume")
+    result = await handle.result()
 
     assert started == 1
     assert held.waiting == 3
@@ -269,26 +279,16 @@ async def test_a_cancellation_holds_though_the_step_under_way_ends_well(
     assert [upload async for upload in destination.list_uploads("dst")] == []
 
 
-async def test_an_object_is_cancelled_though_it_was_paused_and_the_step_under_way_ends_well(
-    temporal_client: Client, stores: tuple[MemoryStore, MemoryStore]
-) -> None:
-    source, destination = stores
-    held = GatedStore(destination)
-    parts = {"part_size": "1MiB", "one_shot_max": "1MiB", "concurrency": 1}
-    lab = make_lab(temporal_client, source, held, parts=parts, worker={"streams": 1})
-    await seed(source, "k", os.urandom(3 * MIB))
-    async with lab.worker():
-        handle = await lab.start("k")
-        await eventually(lambda: held.waiting == 1)
-        await handle.execute_update("pause")
-        await handle.cancel()
-        await eventually(lambda: has_asked_to_cancel(handle))
-        held.gate.set()
-        with pytest.raises(WorkflowFailureError) as failed:
-            await asyncio.wait_for(handle.result(), 20)
+async def test_an_object_is_cancelled_though_it_was_paused_and_the_step_under_way_ends_well(paused: Paused) -> None:
+    _, handle, held = paused
+    await handle.cancel()
+    await eventually(lambda: has_asked_to_cancel(handle))
+    held.gate.set()
+    with pytest.raises(WorkflowFailureError) as failed:
+        await asyncio.wait_for(handle.result(), 20)
 
     assert isinstance(failed.value.cause, CancelledError)
-    assert [upload async for upload in destination.list_uploads("dst")] == []
+    assert [upload async for upload in held.list_uploads("dst")] == []
 
 
 async def has_asked_to_cancel(handle: Handle) -> bool:
@@ -399,3 +399,9 @@ async def test_ten_thousand_parts_stay_within_every_limit(temporal_client: Clien
     events = (await history(handle)).to_json_dict()["events"]
     assert len(events) < 1_500
     assert max(len(json.dumps(event)) for event in events) < 256 * 1024
+
+
+class Paused(NamedTuple):
+    lab: Lab
+    handle: Handle
+    held: GatedStore
