@@ -43,6 +43,7 @@ from workflows.client import leave
 STARTER = ROOT / "starter.py"
 LIVE_S = 0.5
 QUIET_S = 1.0
+LAST_LOOK_S = 2.0
 SECRETS = ("access_key_id", "secret_access_key", "session_token")
 NOT_ASKED = frozenset({"command", "source", "destination", "json", "approve", "concurrency", "bandwidth"})
 """Options that do not change what a pass is to do: it is joined whatever they are."""
@@ -159,11 +160,28 @@ async def _pass(request: Request, engine: Engine, view: View, output: Output) ->
     view.stage("starting the worker …")
     await engine.start_worker()
     view.stage("comparing …")
-    handle = await _joined(request, found, client, engine, output) if found else None
+    handle = await _joined(request, found, client, engine, view, output) if found else None
     if handle is None:
         handle = await sync_pass.start(client, TemporalSettings().control_queue, request.asked, request.options)
     every_s = LIVE_S if view.is_live else QUIET_S
-    return await sync_pass.follow(client, handle, every_s=every_s, show=view.show, check=engine.check)
+    try:
+        ending = await sync_pass.follow(client, handle, every_s=every_s, show=view.show, check=engine.check)
+    except asyncio.CancelledError:
+        await _look_once_more(client, handle, view)
+        raise
+    return _of_this_run(ending, view) if view.joined else ending
+
+
+async def _look_once_more(client: Client, handle: Handle, view: View) -> None:
+    """What is told at the end is what the pass knows then, and not what was shown last."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LAST_LOOK_S):
+            if (found := await sync_pass.progress_of(handle)) is not None:
+                view.last = await with_open_partitions(client, found)
+
+
+def _of_this_run(ending: Ending, view: View) -> Ending:
+    return replace(ending, seconds=view.seconds, bytes_before=view.joined.counters.bytes_copied if view.joined else 0)
 
 
 async def _found(request: Request, client: Client, output: Output) -> OpenPass | None:
@@ -179,7 +197,7 @@ async def _found(request: Request, client: Client, output: Output) -> OpenPass |
     return found
 
 
-async def _joined(request: Request, found: OpenPass, client: Client, engine: Engine, output: Output) -> Handle | None:
+async def _joined(request: Request, found: OpenPass, client: Client, engine: Engine, view: View, output: Output) -> Handle | None:
     """The handle of the pass to follow, brought to the limits of this command; None once it has made way for a new one."""
     if found.options != request.options:
         await sync_pass.cancelled(found.handle)
@@ -193,6 +211,7 @@ async def _joined(request: Request, found: OpenPass, client: Client, engine: Eng
         await sync_pass.cancelled(found.handle)
         return None
     output.note("goes on where the last run stopped")
+    view.joined = progress
     await sync_pass.limit(found.handle, progress, request.asked.limits)
     return found.handle
 
@@ -273,7 +292,7 @@ def _interruptible(engine: Engine, output: Output) -> Iterator[None]:
 
 
 def _interrupted(view: View) -> Ending:
-    return Ending(INTERRUPTED, "interrupted", view.last or PassProgress(route=""), view.seconds)
+    return _of_this_run(Ending(INTERRUPTED, "interrupted", view.last or view.joined or PassProgress(route=""), 0.0), view)
 
 
 def _advise(output: Output, ending: Ending) -> None:

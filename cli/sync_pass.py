@@ -53,7 +53,8 @@ class OpenPass:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a command's look at a pass ended: `state` is the pass's, or `interrupted`. `progress` is the last that is known."""
+    """How a command's look at a pass ended: `state` is the pass's, or `interrupted`. `progress` is the last that is known of the whole
+    pass, `bytes_before` what it had copied when this command joined it, `seconds` how long this command took part."""
 
     code: int
     state: str
@@ -61,6 +62,7 @@ class Ending:
     seconds: float
     reason: str = ""
     notes: tuple[str, ...] = ()
+    bytes_before: int = 0
 
 
 async def open_pass(client: Client, asked: PassInput) -> OpenPass | None:

@@ -64,7 +64,8 @@ class Meter:
 
 
 class View:
-    """`stage` and `show` draw on standard error, if that is a terminal. `last` is what was shown last."""
+    """`stage` and `show` draw on standard error, if that is a terminal. `last` is what was shown last, `joined` what a pass that was
+    joined had done before."""
 
     def __init__(self) -> None:
         console = Console(stderr=True, highlight=False)
@@ -72,6 +73,7 @@ class View:
         self._meter = Meter()
         self._began = time.monotonic()
         self.last: PassProgress | None = None
+        self.joined: PassProgress | None = None
 
     @property
     def is_live(self) -> bool:
@@ -117,8 +119,10 @@ def live_text(progress: PassProgress, meter: Meter) -> str:
 def closing_lines(ending: Ending) -> list[str]:
     """How many of what, how much in what time, and what the pass noted."""
     counters, dry = ending.progress.counters, ending.progress.mode == "plan"
-    rate = "" if dry or not ending.seconds else f", {format_size(int(counters.bytes_copied / ending.seconds))}/s"
-    lines = [counted(counters, dry=dry), f"{moved(counters, dry=dry)} in {_took(ending.seconds)}{rate}"]
+    size_bytes = counters.bytes_copied - ending.bytes_before
+    here = f", {format_size(size_bytes)} by this run" if ending.bytes_before else ""
+    rate = "" if dry or not ending.seconds else f", {format_size(int(size_bytes / ending.seconds))}/s"
+    lines = [counted(counters, dry=dry), f"{moved(counters, dry=dry)}{here} in {_took(ending.seconds)}{rate}"]
     return lines + [f"  {printable(note)}" for note in ending.notes]
 
 

@@ -48,7 +48,8 @@ class StubPass:
             raise ApplicationError("the keys are wrong", type="credentials-refused", non_retryable=True)
         counters = COUNTERS if self._scenario == "incomplete" else COUNTERS.model_copy(update={"failed": 0, "skipped": 2})
         state = "incomplete" if self._scenario == "incomplete" else "done"
-        return PassResult(route=asked.route, mode=asked.mode, state=state, counters=counters, seconds=2.0, notes=[str(self._approved)])
+        seconds = 3600.0 if self._scenario == "slow" else 2.0
+        return PassResult(route=asked.route, mode=asked.mode, state=state, counters=counters, seconds=seconds, notes=[str(self._approved)])
 
     @workflow.query
     def progress(self) -> PassProgress:

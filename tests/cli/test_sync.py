@@ -282,7 +282,7 @@ async def test_an_interrupted_run_ends_with_130_and_the_next_one_joins_its_pass(
         ended = await interrupt(child, number)
     assert ended.code == 130
     assert ended.problems[-1] == "interrupted: run the same command again to go on from here"
-    assert ended.document["state"] == "interrupted"
+    assert (ended.document["state"], ended.document["copied"]) == ("interrupted", 3), "however early"
     assert desk.children() == {}
 
     with desk.launch("slow", "--bandwidth", "1MiB/s", "--json") as child:
@@ -290,7 +290,9 @@ async def test_an_interrupted_run_ends_with_130_and_the_next_one_joins_its_pass(
         await handle.execute_update("approve")
         stdout, stderr = await asyncio.to_thread(child.communicate, None, 60)
     assert joined == run_id
-    assert (child.returncode, json.loads(stdout)["state"]) == (0, "done")
+    document = json.loads(stdout)
+    assert (child.returncode, document["state"], document["copied"]) == (0, "done", 3)
+    assert document["seconds"] < 600, "of this run"
     assert b"goes on where the last run stopped" in stderr
 
 
@@ -444,6 +446,11 @@ def test_the_closing_lines_of_a_dry_run_promise_and_do_not_report() -> None:
     first, second = closing_lines(Ending(0, "done", progress, 1.0))
     assert first == "3 listed, 2 to copy, 1 to update, 0 in sync, 1 to delete, 0 failed"
     assert second == "10B to copy in 1s"
+
+
+def test_the_closing_lines_of_a_run_that_went_on_tell_what_it_copied_in_its_own_time() -> None:
+    progress = PassProgress(route="r", counters=Counters(listed=3, copied=3, bytes_copied=30 << 10))
+    assert closing_lines(Ending(0, "done", progress, 2.0, bytes_before=10 << 10))[1] == "30KiB copied, 20KiB by this run in 2s, 10KiB/s"
 
 
 def test_a_dry_run_of_a_route_promises_and_does_not_report() -> None:
