@@ -8,7 +8,9 @@ a file's place, or a file a directory's, it is the other way round.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 
@@ -24,7 +26,8 @@ class Look(NamedTuple):
 class _Pending:
     look: Look | None
     due: float
-    after: frozenset[str] = frozenset()
+    after: frozenset[frozenset[str]]
+    """Sets of keys as they came, shared by all that wait for the same: a directory that was renamed has many files."""
 
 
 class QuietFiles:
@@ -39,21 +42,24 @@ class QuietFiles:
 
     def note(self, key: str, look: Look | None, now: float, *, still_for_s: float = 0.0, after: frozenset[str] = frozenset()) -> None:
         """A file that changed, or was found, `still_for_s` after its last change. `after` must be done before it."""
-        known = self._pending.get(key)
+        known, first = self._pending.get(key), frozenset({after} if after else ())
         if known is not None and known.look == look:
-            self._pending[key] = replace(known, after=known.after | after)
+            self._pending[key] = replace(known, after=known.after | first)
             return
         still = min(max(0.0, still_for_s), self._quiet_s)
-        self._pending[key] = _Pending(look, now + self._quiet_s - still, after - {key})
+        self._pending[key] = _Pending(look, now + self._quiet_s - still, first)
 
     def due(self, now: float) -> list[tuple[str, Look | None]]:
         """What is due, with the look that was taken of it: files that exist before those that are gone."""
-        found = [(key, pending.look) for key, pending in self._pending.items() if pending.due <= now and self._is_free(pending)]
+        due = [(key, pending) for key, pending in self._pending.items() if pending.due <= now]
+        # Two are enough: who stands in the set does not wait for itself.
+        blocking = {keys: set(islice((key for key in keys if key in self._pending), 2)) for keys in _groups(p for _, p in due)}
+        found = [(key, p.look) for key, p in due if all(blocking[keys] <= {key} for keys in p.after)]
         return sorted(found, key=lambda item: item[1] is None)
 
-    def awaited(self) -> set[str]:
+    def awaited(self) -> Set[str]:
         """Keys that others wait for."""
-        return {key for pending in self._pending.values() for key in pending.after}
+        return frozenset[str]().union(*_groups(self._pending.values()))
 
     def done(self, key: str, look: Look | None) -> None:
         """The key was started as it was then. A change that was seen meanwhile stays."""
@@ -61,5 +67,6 @@ class QuietFiles:
         if pending is not None and pending.look == look:
             del self._pending[key]
 
-    def _is_free(self, pending: _Pending) -> bool:
-        return not any(key in self._pending for key in pending.after)
+
+def _groups(pending: Iterable[_Pending]) -> frozenset[frozenset[str]]:
+    return frozenset(keys for item in pending for keys in item.after)

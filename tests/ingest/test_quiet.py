@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import PurePosixPath
 
 import pytest
@@ -54,6 +55,29 @@ def test_the_old_name_of_a_renamed_file_waits_until_the_new_one_is_done() -> Non
     assert files.awaited() == {"new"}
     files.done("new", ONE)
     assert files.due(5) == [("old", None)]
+
+
+def test_a_name_does_not_wait_for_itself() -> None:
+    files = QuietFiles(0)
+    files.note("old", None, 0, after=frozenset({"old", "new"}))
+    files.note("new", ONE, 0)
+    assert files.due(5) == [("new", ONE)]
+    files.done("new", ONE)
+    assert files.due(5) == [("old", None)]
+
+
+def test_what_waits_for_the_same_files_shares_them() -> None:
+    files, names = QuietFiles(0), range(2_000)
+    new = frozenset(f"new/{number}" for number in names)
+    tracemalloc.start()
+    for key in new:
+        files.note(key, ONE, 0)
+    for number in names:
+        files.note(f"old/{number}", None, 0, after=new)
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert taken < 10 * 2**20
+    assert {key for key, _ in files.due(0)} == new == files.awaited()
 
 
 def test_a_change_that_comes_while_a_file_is_started_is_not_lost() -> None:
