@@ -4,13 +4,16 @@ A file counts once its size, modification time and inode have stayed the same fo
 system is not trusted: a time in the future makes nobody wait for it. What is gone is due after the same period, and after
 the files that appeared in the same moment: a file that was renamed arrives before its old name goes. Where a directory takes
 a file's place, or a file a directory's, it is the other way round.
+
+What is due is taken, and is under way until it is done. Others wait for it all that time; a change that is noted meanwhile
+makes it pending again, for whoever works on it may have looked before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from typing import NamedTuple
 
 
@@ -23,7 +26,11 @@ class Look(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
+class Pending:
+    """One change of a key. `number` tells it from others of the same key and look; `look` is None for a file that is gone."""
+
+    number: int
+    key: str
     look: Look | None
     due: float
     after: frozenset[frozenset[str]]
@@ -31,11 +38,13 @@ class _Pending:
 
 
 class QuietFiles:
-    """Files that changed, by key. `look` is None for one that is gone; times are seconds of one clock."""
+    """Files that changed, by key. Times are seconds of one clock."""
 
     def __init__(self, quiet_s: float) -> None:
         self._quiet_s = quiet_s
-        self._pending: dict[str, _Pending] = {}
+        self._numbers = count()
+        self._pending: dict[str, Pending] = {}
+        self._under_way: dict[str, dict[int, Pending]] = {}
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -47,26 +56,44 @@ class QuietFiles:
             self._pending[key] = replace(known, after=known.after | first)
             return
         still = min(max(0.0, still_for_s), self._quiet_s)
-        self._pending[key] = _Pending(look, now + self._quiet_s - still, first)
+        self._pending[key] = Pending(next(self._numbers), key, look, now + self._quiet_s - still, first)
 
-    def due(self, now: float) -> list[tuple[str, Look | None]]:
+    def due(self, now: float) -> list[Pending]:
         """What is due, with the look that was taken of it: files that exist before those that are gone."""
-        due = [(key, pending) for key, pending in self._pending.items() if pending.due <= now]
+        due = [pending for pending in self._pending.values() if pending.due <= now]
         # Two are enough: who stands in the set does not wait for itself.
-        blocking = {keys: set(islice((key for key in keys if key in self._pending), 2)) for keys in _groups(p for _, p in due)}
-        found = [(key, p.look) for key, p in due if all(blocking[keys] <= {key} for keys in p.after)]
-        return sorted(found, key=lambda item: item[1] is None)
+        blocking = {keys: set(islice((key for key in keys if self._is_open(key)), 2)) for keys in _groups(due)}
+        found = [pending for pending in due if all(blocking[keys] <= {pending.key} for keys in pending.after)]
+        return sorted(found, key=lambda pending: pending.look is None)
+
+    def take(self, due: Iterable[Pending]) -> list[Pending]:
+        """What of it is still pending as it was; it is under way now."""
+        taken = [pending for pending in due if self._pending.get(pending.key) == pending]
+        for pending in taken:
+            self._under_way.setdefault(pending.key, {})[pending.number] = self._pending.pop(pending.key)
+        return taken
 
     def awaited(self) -> Set[str]:
         """Keys that others wait for."""
         return frozenset[str]().union(*_groups(self._pending.values()))
 
-    def done(self, key: str, look: Look | None) -> None:
-        """The key was started as it was then. A change that was seen meanwhile stays."""
-        pending = self._pending.get(key)
-        if pending is not None and pending.look == look:
-            del self._pending[key]
+    def done(self, taken: Pending) -> None:
+        """What was taken is at its end. A change that was noted meanwhile stays."""
+        same_key = self._under_way[taken.key]
+        del same_key[taken.number]
+        if not same_key:
+            del self._under_way[taken.key]
+
+    def give_back(self) -> None:
+        """Whoever worked on what is under way is gone: it is pending again, where no later change is."""
+        for same_key in self._under_way.values():
+            latest = same_key[max(same_key)]
+            self._pending.setdefault(latest.key, latest)
+        self._under_way.clear()
+
+    def _is_open(self, key: str) -> bool:
+        return key in self._pending or key in self._under_way
 
 
-def _groups(pending: Iterable[_Pending]) -> frozenset[frozenset[str]]:
+def _groups(pending: Iterable[Pending]) -> frozenset[frozenset[str]]:
     return frozenset(keys for item in pending for keys in item.after)

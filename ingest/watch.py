@@ -27,7 +27,7 @@ from ingest.dispatch import Dispatcher, Target
 from ingest.health import Report, silent
 from ingest.mounts import needs_polling
 from ingest.pace import Pace, pause
-from ingest.quiet import Look, QuietFiles
+from ingest.quiet import Look, Pending, QuietFiles
 from replication.errors import ObjectError
 from replication.ingest_settings import WatchSettings
 from replication.keys import RESERVED_NAME
@@ -40,6 +40,8 @@ MAX_PENDING = 10_000
 """Files that wait for their quiet period; the first comparison waits while there are more."""
 STARTS = 500
 """Starts that are asked for together."""
+WAITS = 200
+"""Workflows whose end is waited for at once."""
 TICK_S = 0.1
 SETTLED_S = 600.0
 """How long the old name of a renamed file waits for the new one to be stored."""
@@ -70,6 +72,7 @@ class WatchIngestor:
 
     def __post_init__(self) -> None:
         self._quiet = QuietFiles(self.settings.quiet)
+        self._ending: asyncio.Queue[tuple[Pending, float]] = asyncio.Queue()
         self._skipped: set[str] = set()
         self._polling = self.settings.mode == "poll" or (self.settings.mode == "auto" and self._is_silent())
 
@@ -98,12 +101,16 @@ class WatchIngestor:
         identity = _identity(self.folder)
         watching = asyncio.Event()
         ended = asyncio.Event()
+        self._ending = asyncio.Queue()  # what was under way when the last run failed is pending again
+        self._quiet.give_back()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._poll(watching, ended) if self._polling else self._watch(watching, ended))
-                comparing = tasks.create_task(self._compare(watching, ended))
+                beside = [tasks.create_task(self._compare(watching, ended))]
+                beside += [tasks.create_task(self._await_ends()) for _ in range(WAITS)]
                 await self._start_due(stop, identity)
-                comparing.cancel()
+                for task in beside:
+                    task.cancel()
                 ended.set()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
@@ -262,34 +269,39 @@ class WatchIngestor:
             if await asyncio.to_thread(_identity, self.folder) != identity:
                 raise RootGone(f"{self.folder} is another directory now")
             due = self._quiet.due(self.clock())[:STARTS]
-            await self._start({key: look for key, look in due if await self._is_still(key, look)}, stop)
-            if not due:
+            if due:
+                await self._start([pending for pending in due if await self._is_still(pending)], stop)
+            else:
                 await pause(stop, TICK_S)
 
-    async def _is_still(self, key: str, look: Look | None) -> bool:
+    async def _is_still(self, pending: Pending) -> bool:
         """Whether the file is as it was; otherwise its time begins anew."""
-        found = await asyncio.to_thread(self._look, str(self.folder / key))
+        found = await asyncio.to_thread(self._look, str(self.folder / pending.key))
         now = found if isinstance(found, Look) else None
-        if now == look:
+        if now == pending.look:
             return True
-        self._quiet.note(key, now, self.clock())
+        self._quiet.note(pending.key, now, self.clock())
         return False
 
-    async def _start(self, looks: dict[str, Look | None], stop: asyncio.Event) -> None:
-        """Starts files as they are, and waits for those that others wait for."""
-        if not looks:
-            return
-        targets = [Target(self.route.name, key, self.wall_clock()) for key in looks]
-        started = await self.dispatcher.deliver(targets, stop)
-        self.counts["started"] += len(targets) - len(started.unavailable) - len(started.refused)
+    async def _start(self, due: list[Pending], stop: asyncio.Event) -> None:
+        """Starts files as they are. Those that others wait for are under way until their workflow ends."""
+        taken = {Target(self.route.name, pending.key, self.wall_clock()): pending for pending in self._quiet.take(due)}
+        started = await self.dispatcher.deliver(taken, stop)
+        self.counts["started"] += len(taken) - len(started.unavailable) - len(started.refused)
         awaited = self._quiet.awaited()
-        for is_gone, longest_s in ((False, SETTLED_S), (True, GONE_S)):
-            keys = sorted(key for key, look in looks.items() if key in awaited and (look is None) == is_gone)
-            if keys:
-                await self.dispatcher.settled([Target(self.route.name, key) for key in keys], longest_s)
-        for target in targets:
-            if target not in started.unavailable:
-                self._quiet.done(target.key, looks[target.key])
+        for pending in (taken[target] for target in taken if target not in started.unavailable):
+            if pending.key in awaited:
+                longest_s = GONE_S if pending.look is None else SETTLED_S
+                self._ending.put_nowait((pending, self.clock() + longest_s))
+            else:
+                self._quiet.done(pending)
+
+    async def _await_ends(self) -> None:
+        """One of many that wait for workflows, beside the starts: one may copy for hours."""
+        while True:
+            pending, until = await self._ending.get()
+            await self.dispatcher.settled([Target(self.route.name, pending.key)], until - self.clock())
+            self._quiet.done(pending)
 
     # --- the file system ---------------------------------------------------------------------------------------------
 
