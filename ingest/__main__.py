@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ingest import metrics
+from ingest import inotify, metrics
 from ingest.dispatch import Dispatcher, routes_by_bucket
 from ingest.health import Health, Report, serve_health
 from ingest.operator_messages import replicas_of
@@ -37,7 +37,8 @@ def ingest_problems(settings: IngestSettings) -> list[str]:
     """What keeps these ingestors from running, one line for each field."""
     if not (settings.sqs or settings.pubsub or settings.watch or settings.webhook):
         return ["ingest: nothing is configured to take events from"]
-    return []
+    native = [] if inotify.AVAILABLE else [number for number, watch in enumerate(settings.watch) if watch.mode == "native"]
+    return [f"ingest.watch[{number}].mode: 'native' needs inotify, which this system has not; 'auto' polls" for number in native]
 
 
 async def run_ingestors(settings: Settings, environ: Mapping[str, str], stop: asyncio.Event) -> None:

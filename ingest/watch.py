@@ -1,11 +1,12 @@
 """Changes in the directory that a route's source is, by the kernel's notifications or by polling.
 
-Watching starts first, then everything is compared once: every file below the prefix is looked at, and with
-`deletes: mirror` every replica whose file is gone. A file is started when it has been still for the quiet period. What is
-seen is a hint as everywhere: the workflow looks at both sides itself, so a file that vanishes or changes meanwhile is harmless.
+Watching starts first, then everything is compared: every file below the prefix is looked at, and with `deletes: mirror` every
+replica whose file is gone. That is done again when the kernel had to drop notifications. A file is started when it has been
+still for the quiet period. What is seen is a hint as everywhere: the workflow looks at both sides itself, so a file that
+vanishes or changes meanwhile is harmless.
 
-Symbolic links, and what is neither file nor directory, are skipped with a line in the log. A root that is missing, or was
-replaced, starts nothing: it is looked for until it is back, and then compared again.
+Symbolic links, what is neither file nor directory, and names that are not UTF-8 are skipped with a line in the log. A root
+that is missing, or was replaced, starts nothing: it is looked for until it is back, and then compared again.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from watchfiles import Change, awatch
-
-from ingest import metrics
+from ingest import inotify, metrics
 from ingest.dispatch import Dispatcher, Target
 from ingest.health import Report, silent
+from ingest.inotify import Changes, WatchedTree, WatchLimit
 from ingest.mounts import needs_polling
-from ingest.pace import Pace, pause
+from ingest.pace import Pace, pause, unless_stopped
 from ingest.quiet import Look, Pending, QuietFiles
 from replication.errors import ObjectError
 from replication.ingest_settings import WatchSettings
@@ -47,7 +47,8 @@ SETTLED_S = 600.0
 """How long the old name of a renamed file waits for the new one to be stored."""
 GONE_S = 30.0
 """How long a file waits for the deletion of what stands in its way: a `hold`, or a stop of deletions, may take days."""
-WATCH_LIMIT = "file watch limit"
+COLLECT_S = 0.1
+"""What the kernel tells within that time is looked at once."""
 MOUNTS = Path("/proc/self/mountinfo")
 
 
@@ -74,6 +75,7 @@ class WatchIngestor:
         self._quiet = QuietFiles(self.settings.quiet)
         self._ending: asyncio.Queue[tuple[Pending, float]] = asyncio.Queue()
         self._skipped: set[str] = set()
+        self._changes, self._changed = Changes(), asyncio.Event()
         self._polling = self.settings.mode == "poll" or (self.settings.mode == "auto" and self._is_silent())
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -86,8 +88,8 @@ class WatchIngestor:
             except (OSError, ObjectError) as error:
                 log.error("watch of %s: %s", self.folder, error, extra={"route": self.route.name})
                 self.report(False, str(error))
-                if WATCH_LIMIT in str(error):
-                    log.error("fs.inotify.max_user_watches is too low for %s; it is polled instead", self.folder)
+                if isinstance(error, WatchLimit):
+                    log.error("%s is polled instead", self.folder, extra={"route": self.route.name})
                     self._polling = True
             except Exception as error:
                 log.exception("watch of %s: a defect", self.folder, extra={"route": self.route.name})
@@ -97,16 +99,15 @@ class WatchIngestor:
         log.info("watch of %s: stopped; %s", self.folder, dict(self.counts), extra={"route": self.route.name})
 
     async def _follow(self, stop: asyncio.Event) -> None:
-        """Watches, compares once, and starts what is due, until `stop` is set. The first failure ends all and is raised."""
+        """Watches, compares everything, and starts what is due, until `stop` is set. The first failure ends all and is raised."""
         identity = _identity(self.folder)
-        watching = asyncio.Event()
-        ended = asyncio.Event()
+        compare, ended = asyncio.Event(), asyncio.Event()
         self._ending = asyncio.Queue()  # what was under way when the last run failed is pending again
         self._quiet.give_back()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._poll(watching, ended) if self._polling else self._watch(watching, ended))
-                beside = [tasks.create_task(self._compare(watching, ended))]
+                tasks.create_task(self._poll(compare, ended) if self._polling else self._watch(compare, ended))
+                beside = [tasks.create_task(self._compare_each_time(compare, ended)), tasks.create_task(self._note_changes())]
                 beside += [tasks.create_task(self._await_ends()) for _ in range(WAITS)]
                 await self._start_due(stop, identity)
                 for task in beside:
@@ -119,31 +120,48 @@ class WatchIngestor:
 
     # --- what changed ------------------------------------------------------------------------------------------------
 
-    async def _watch(self, watching: asyncio.Event, ended: asyncio.Event) -> None:
-        """Notes what the kernel tells, until `ended` is set; sets `watching` once nothing can be missed any more."""
-        changes = awatch(
-            self.folder,
-            watch_filter=None,
-            stop_event=ended,
-            debounce=200,
-            step=50,
-            rust_timeout=100,
-            yield_on_timeout=True,
-            force_polling=False,
-            ignore_permission_denied=True,
-        )
-        async for batch in changes:
-            watching.set()
-            if batch:
-                self._received(len(batch))
-                removed = {path for kind, path in batch if kind == Change.deleted}
-                await self._note({path for kind, path in batch if kind != Change.deleted}, removed)
+    async def _watch(self, compare: asyncio.Event, ended: asyncio.Event) -> None:
+        """Takes what the kernel tells, until `ended` is set. `compare` is set once everything is watched, and again whenever
+        the kernel dropped something."""
+        while not ended.is_set():
+            tree = WatchedTree(str(self.folder), lambda path, why: self._skip(path, f"cannot be read ({why})"))
+            try:
+                await asyncio.to_thread(tree.add_all)
+                compare.set()
+                await self._read(tree, ended)
+            finally:
+                tree.close()
 
-    async def _poll(self, watching: asyncio.Event, ended: asyncio.Event) -> None:
-        """Notes what differs from the last round. The library's own polling goes by whole seconds, and misses what
-        changes twice within one."""
+    async def _read(self, tree: WatchedTree, ended: asyncio.Event) -> None:
+        """Returns when `ended` is set, or when something was dropped."""
+        while not ended.is_set():
+            await unless_stopped(_readable(tree.fd), ended)
+            await pause(ended, COLLECT_S)
+            changes = await asyncio.to_thread(tree.read)
+            self._received(len(changes))
+            self._changes.add(changes)
+            self._changed.set()
+            if changes.missed:
+                self.counts["overflows"] += 1
+                log.warning(
+                    "watch of %s: the kernel dropped changes (fs.inotify.max_queued_events); everything is compared again",
+                    self.folder,
+                    extra={"route": self.route.name},
+                )
+                return
+
+    async def _note_changes(self) -> None:
+        """Beside the reading, for a look at what was removed asks the destination, and the kernel's queue is short."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            changes, self._changes = self._changes, Changes()
+            await self._note(changes.appeared, changes.removed)
+
+    async def _poll(self, compare: asyncio.Event, ended: asyncio.Event) -> None:
+        """Notes what differs from the last round."""
         known = await asyncio.to_thread(lambda: dict(self._files(str(self.folder))))
-        watching.set()
+        compare.set()
         while not ended.is_set():
             await pause(ended, self.settings.interval)
             now = await asyncio.to_thread(lambda: dict(self._files(str(self.folder))))
@@ -224,8 +242,13 @@ class WatchIngestor:
 
     # --- the comparison of everything ----------------------------------------------------------------------------------
 
-    async def _compare(self, watching: asyncio.Event, ended: asyncio.Event) -> None:
-        await watching.wait()
+    async def _compare_each_time(self, compare: asyncio.Event, ended: asyncio.Event) -> None:
+        while True:
+            await compare.wait()
+            compare.clear()
+            await self._compare(ended)
+
+    async def _compare(self, ended: asyncio.Event) -> None:
         location, store = self.route.source, self.stores.get(self.route.source.store)
         async for page in store.list_objects(location.bucket, location.prefix):
             for item in page:
@@ -310,6 +333,9 @@ class WatchIngestor:
         key = os.path.relpath(path, self.folder).replace(os.sep, "/")
         if key == "." or any(part.startswith(RESERVED_NAME) for part in key.split("/")):
             return None
+        if not _is_utf8(key):
+            self._skip(path, "the name is not UTF-8")
+            return None
         inside = key.startswith(self.route.source.prefix) or self.route.source.prefix.startswith(key + "/")
         if not inside or (key.startswith(self.route.source.prefix) and self._is_left_out(key)):
             return None
@@ -329,11 +355,13 @@ class WatchIngestor:
             return Look(found.st_size, found.st_mtime_ns, found.st_ino)
         if stat.S_ISDIR(found.st_mode):
             return "folder"
+        self._skip(path, "symbolic link" if stat.S_ISLNK(found.st_mode) else "neither file nor directory")
+        return "other"
+
+    def _skip(self, path: str, why: str) -> None:
         if path not in self._skipped and len(self._skipped) < MAX_PENDING:
             self._skipped.add(path)
-            kind = "symbolic link" if stat.S_ISLNK(found.st_mode) else "neither file nor directory"
-            log.info("skipped, %s: %r", kind, path, extra={"route": self.route.name})
-        return "other"
+            log.info("skipped, %s: %r", why, path, extra={"route": self.route.name})
 
     def _files(self, path: str) -> Iterator[tuple[str, Look]]:
         for folder, _, names in os.walk(path):
@@ -344,10 +372,29 @@ class WatchIngestor:
                     yield file, found
 
     def _is_silent(self) -> bool:
+        if not inotify.AVAILABLE:
+            return True
         try:
             return needs_polling(MOUNTS.read_text(), self.folder.resolve())
         except OSError:
             return False
+
+
+def _is_utf8(key: str) -> bool:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+async def _readable(fd: int) -> None:
+    told, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_reader(fd, told.set)
+    try:
+        await told.wait()
+    finally:
+        loop.remove_reader(fd)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

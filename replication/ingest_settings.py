@@ -49,8 +49,8 @@ class PubSubSettings(SettingsModel):
 class WatchSettings(SettingsModel):
     """A watch on the source directory of a route; a file counts when it has been `quiet` for that long.
 
-    `mode` `native` uses the kernel's notifications, `poll` compares listings every `interval`, and `auto` polls where the
-    file system has no notifications (NFS and the like).
+    `mode` `native` uses the kernel's notifications (Linux only), `poll` compares listings every `interval`, and `auto` polls
+    where the system or the file system (NFS and the like) has no notifications.
     """
 
     route: str

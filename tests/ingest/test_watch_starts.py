@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
+
+import pytest
 
 from ingest.dispatch import Dispatcher, Started, Target
 from ingest.watch import WatchIngestor
@@ -115,3 +118,75 @@ async def test_what_was_under_way_when_the_watch_failed_is_started_again(tmp_pat
         workflows.failure = None
         await eventually(lambda: ingestor.counts["compared"] >= 2)
         await eventually(is_started(workflows, "k", 3))
+
+
+QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
+
+
+def fill_the_queue(folder: Path) -> None:
+    """More events than the kernel holds, while the event loop stands still and nobody reads them."""
+    pair = folder / "one", folder / "other"
+    for path in pair:
+        path.touch()
+    for _ in range(int(QUEUE.read_text()) // 2 + 1):
+        for path in pair:  # by turns: the kernel makes one of two that are the same
+            os.utime(path)
+
+
+async def test_everything_is_compared_again_when_the_kernel_dropped_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    workflows, folder = Workflows(), tmp_path / "in"
+    for path in (folder / "gone", tmp_path / "out/gone"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    async with following(tmp_path, workflows, mode="native") as ingestor:
+        await eventually(is_started(workflows, "gone"))
+        fill_the_queue(folder)
+        (folder / "new/deep").mkdir(parents=True)
+        (folder / "new/deep/k").touch()
+        os.unlink(folder / "gone")
+        await eventually(is_started(workflows, "new/deep/k"))
+        await eventually(is_started(workflows, "gone", 2))
+        assert ingestor.counts["overflows"] == 1
+        (folder / "new/deep/later").touch()
+        await eventually(is_started(workflows, "new/deep/later"))
+    assert "fs.inotify.max_queued_events" in caplog.text
+
+
+async def test_files_of_a_directory_that_is_being_made_are_all_started(tmp_path: Path) -> None:
+    workflows, rounds = Workflows(), 400
+
+    def make() -> set[str]:
+        keys = set()
+        for number in range(rounds):
+            deep = f"d{number}/" + "/".join("abcd"[: number % 5])
+            (tmp_path / "in" / deep).mkdir(parents=True)
+            for name in ("x", "y"):
+                (tmp_path / "in" / deep / name).write_text("1")
+                keys.add(os.path.join(deep, name))
+        return keys
+
+    async with following(tmp_path, workflows, mode="native") as ingestor:
+        keys = await asyncio.to_thread(make)
+        await eventually(lambda: keys <= set(workflows.started), 20)
+        assert ingestor.counts["compared"] == 1
+
+
+@pytest.mark.parametrize("mode", ["native", "poll"])
+async def test_names_that_are_not_utf8_are_skipped_and_keep_nobody_from_being_started(
+    tmp_path: Path, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "drayage.ingest")
+    workflows, folder = Workflows(), os.fsencode(tmp_path / "in")
+    async with following(tmp_path, workflows, mode=mode) as ingestor:
+        os.makedirs(folder + b"/deep\xff")
+        for name in (b"/bad\xff", b"/deep\xff/below", b"/good"):
+            os.mknod(folder + name)
+        await eventually(is_started(workflows, "good"))
+        os.unlink(folder + b"/bad\xff")
+        os.rename(folder + b"/deep\xff", folder + b"/moved")
+        await eventually(is_started(workflows, "moved/below"))
+        os.mknod(folder + b"/last")
+        await eventually(is_started(workflows, "last"))
+        assert ingestor.counts["compared"] == 1
+    assert workflows.started == ["good", "moved/below", "last"]
+    assert "skipped, the name is not UTF-8" in caplog.text
