@@ -93,6 +93,8 @@ class WatchedTree:
             while self._unread and not self._ended:
                 for watch, mask, name in _events(self._unread.popleft()):
                     self._take(watch, mask, name, changes)
+                if not self._unread and mask & _MOVED_FROM:
+                    self._drain()  # the other half of a rename, which is told at once
         return changes
 
     def close(self) -> None:

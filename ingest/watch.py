@@ -156,7 +156,7 @@ class WatchIngestor:
             await self._changed.wait()
             self._changed.clear()
             changes, self._changes = self._changes, Changes()
-            await self._note(changes.appeared, changes.removed)
+            await self._note(changes)
 
     async def _poll(self, compare: asyncio.Event, ended: asyncio.Event) -> None:
         """Notes what differs from the last round."""
@@ -167,31 +167,31 @@ class WatchIngestor:
             now = await asyncio.to_thread(lambda: dict(self._files(str(self.folder))))
             touched = {path for path in known.keys() | now.keys() if known.get(path) != now.get(path)}
             self._received(len(touched))
-            await self._note(touched & now.keys(), touched - now.keys())
+            await self._note(Changes(touched & now.keys(), touched - now.keys()))
             known = now
 
     def _received(self, count: int) -> None:
         self.counts["received"] += count
         metrics.received("watch", count)
 
-    async def _note(self, appeared: set[str], removed: set[str]) -> None:
+    async def _note(self, changes: Changes) -> None:
         """Takes a look at everything that a batch of changes names; directories stand for all that is in them. A name that was
         removed may be another file's or directory's by now: what it stood for before is gone all the same."""
-        now, present, gone = self.clock(), set[str](), list[str]()
-        for path in sorted(appeared | removed):
-            key = self._key(path)
-            if key is None:
-                continue
-            found = await asyncio.to_thread(self._look, path)
+        now, present, gone = self.clock(), set[str](), list[tuple[str, bool]]()
+        keys = {path: key for path in sorted(changes.appeared | changes.removed) if (key := self._key(path)) is not None}
+        looks = await asyncio.to_thread(lambda: {path: self._look(path) for path in keys})
+        for path, key in keys.items():
+            found = looks[path]
             if isinstance(found, Look):
                 self._quiet.note(key, found, now)
                 present.add(key)
-            elif found == "folder" and path in appeared:
+            elif found == "folder" and path in changes.appeared:
                 present |= await self._note_folder(path)
-            if found == "gone" or path in removed:
-                gone.append(key)
-        for key in gone:
-            await self._note_gone(key, frozenset(present))
+            if found == "gone" or path in changes.removed:
+                gone.append((key, path in changes.folders))
+        after = frozenset(present)
+        for key, was_folder in gone:
+            await self._note_gone(key, was_folder, after)
 
     async def _note_folder(self, path: str) -> set[str]:
         """A directory that appeared may hold files that nobody told of."""
@@ -203,11 +203,11 @@ class WatchIngestor:
                 found.add(key)
         return found
 
-    async def _note_gone(self, key: str, after: frozenset[str]) -> None:
-        """A name that is gone was a file, or a directory, of which only the destination knows what was in it."""
+    async def _note_gone(self, key: str, was_folder: bool, after: frozenset[str]) -> None:
+        """Only the destination knows what was in a directory that is gone. It is not asked for each file: there may be many."""
         if not await self._holds(key):
             await self._note_lost(key, after)
-        if self.route.settings.deletes_mode == "mirror":
+        if was_folder and self.route.settings.deletes_mode == "mirror":
             async for below in self._replicas(key + "/"):
                 if not await self._holds(below):
                     await self._note_lost(below, after)

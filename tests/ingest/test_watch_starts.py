@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -190,3 +191,28 @@ async def test_names_that_are_not_utf8_are_skipped_and_keep_nobody_from_being_st
         assert ingestor.counts["compared"] == 1
     assert workflows.started == ["good", "moved/below", "last"]
     assert "skipped, the name is not UTF-8" in caplog.text
+
+
+async def test_the_destination_is_asked_for_what_a_directory_held_and_not_for_each_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workflows, folder, asked = Workflows(), tmp_path / "in", list[str]()
+    for path in (folder, tmp_path / "out"):
+        (path / "d").mkdir(parents=True)
+        for name in ["d/x", *map(str, range(100))]:
+            (path / name).touch()
+    async with following(tmp_path, workflows, mode="native") as ingestor:
+        await eventually(lambda: len(workflows.started) == 101)
+        store = ingestor.stores.get("disk")
+        listed = store.list_objects
+
+        def list_objects(bucket: str, prefix: str = "") -> AsyncIterator[Any]:
+            asked.append(prefix)
+            return listed(bucket, prefix)
+
+        monkeypatch.setattr(store, "list_objects", list_objects)
+        shutil.move(folder / "d", tmp_path / "away")
+        for number in range(100):
+            os.unlink(folder / str(number))
+        await eventually(lambda: len(workflows.started) >= 202)
+    assert asked == ["d/"]
