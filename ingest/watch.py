@@ -17,7 +17,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -179,9 +179,8 @@ class WatchIngestor:
         removed may be another file's or directory's by now: what it stood for before is gone all the same."""
         now, present, gone = self.clock(), set[str](), list[tuple[str, bool]]()
         keys = {path: key for path in sorted(changes.appeared | changes.removed) if (key := self._key(path)) is not None}
-        looks = await asyncio.to_thread(lambda: {path: self._look(path) for path in keys})
-        for path, key in keys.items():
-            found = looks[path]
+        for path, found in (await self._looks({path: path for path in keys})).items():
+            key = keys[path]
             if isinstance(found, Look):
                 self._quiet.note(key, found, now)
                 present.add(key)
@@ -189,9 +188,7 @@ class WatchIngestor:
                 present |= await self._note_folder(path)
             if found == "gone" or path in changes.removed:
                 gone.append((key, path in changes.folders))
-        after = frozenset(present)
-        for key, was_folder in gone:
-            await self._note_gone(key, was_folder, after)
+        await self._note_gone(dict(gone), frozenset(present))
 
     async def _note_folder(self, path: str) -> set[str]:
         """A directory that appeared may hold files that nobody told of."""
@@ -203,22 +200,24 @@ class WatchIngestor:
                 found.add(key)
         return found
 
-    async def _note_gone(self, key: str, was_folder: bool, after: frozenset[str]) -> None:
-        """Only the destination knows what was in a directory that is gone. It is not asked for each file: there may be many."""
-        if not await self._holds(key):
-            await self._note_lost(key, after)
-        if was_folder and self.route.settings.deletes_mode == "mirror":
-            async for below in self._replicas(key + "/"):
-                if not await self._holds(below):
+    async def _note_gone(self, folders: Mapping[str, bool], after: frozenset[str]) -> None:
+        """Names that are gone, and whether each was a directory: only the destination knows what was in it. It is not asked for
+        each file: there may be many."""
+        await self._note_lost(folders, after)
+        if self.route.settings.deletes_mode == "mirror":
+            for folder in (key for key, was_folder in folders.items() if was_folder):
+                async for below in self._replicas(folder + "/"):
                     await self._note_lost(below, after)
 
-    async def _note_lost(self, key: str, after: frozenset[str] = frozenset()) -> None:
-        """Notes a key that the folder does not hold any more. Where a directory took a file's place, or a file a directory's, what
+    async def _note_lost(self, keys: Iterable[str], after: frozenset[str] = frozenset()) -> None:
+        """Notes those that the folder does not hold any more. Where a directory took a file's place, or a file a directory's, what
         is new waits: at a destination with directories, what is gone stands in its way."""
-        heirs = await asyncio.to_thread(self._heirs, key) if self.route.settings.deletes_mode == "mirror" else {}
-        self._quiet.note(key, None, self.clock(), after=frozenset() if heirs else after)
-        for heir, look in heirs.items():
-            self._quiet.note(heir, look, self.clock(), after=frozenset({key}))
+        mirror = self.route.settings.deletes_mode == "mirror"
+        lost = await asyncio.to_thread(lambda: {key: self._heirs(key) if mirror else {} for key in keys if not self._holds(key)})
+        for key, heirs in lost.items():
+            self._quiet.note(key, None, self.clock(), after=frozenset() if heirs else after)
+            for heir, look in heirs.items():
+                self._quiet.note(heir, look, self.clock(), after=frozenset({key}))
 
     def _heirs(self, key: str) -> dict[str, Look]:
         """The files below what is a directory now, or the file that stands where a directory above it stood."""
@@ -235,9 +234,9 @@ class WatchIngestor:
                 return {}
         return {}
 
-    async def _holds(self, key: str) -> bool:
+    def _holds(self, key: str) -> bool:
         """Whether the folder has an object of this key now; a key that ends in "/" is a directory's."""
-        found = await asyncio.to_thread(self._look, str(self.folder / key))
+        found = self._look(str(self.folder / key))
         return isinstance(found, Look) or (found == "folder" and key.endswith("/"))
 
     # --- the comparison of everything ----------------------------------------------------------------------------------
@@ -251,24 +250,22 @@ class WatchIngestor:
     async def _compare(self, ended: asyncio.Event) -> None:
         location, store = self.route.source, self.stores.get(self.route.source.store)
         async for page in store.list_objects(location.bucket, location.prefix):
-            for item in page:
-                if not item.problem and self.route.skip_reason(item.key) is None:
-                    await self._room(ended)
-                    found = await asyncio.to_thread(self._look, str(self.folder / item.key))
-                    if isinstance(found, Look):
-                        still = self.wall_clock() - found.modified_ns / 1e9
-                        self._quiet.note(item.key, found, self.clock(), still_for_s=still)
+            await self._room(ended)
+            keys = [item.key for item in page if not item.problem and self.route.skip_reason(item.key) is None]
+            for key, found in (await self._looks({key: str(self.folder / key) for key in keys})).items():
+                if isinstance(found, Look):
+                    still = self.wall_clock() - found.modified_ns / 1e9
+                    self._quiet.note(key, found, self.clock(), still_for_s=still)
         if self.route.settings.deletes_mode == "mirror":
-            async for key in self._replicas(location.prefix):
+            async for keys in self._replicas(location.prefix):
                 await self._room(ended)
-                if not await self._holds(key):
-                    await self._note_lost(key)
+                await self._note_lost(keys)
         self.counts["compared"] += 1
         self.report(True, "")
         log.info("watch of %s: compared", self.folder, extra={"route": self.route.name})
 
-    async def _replicas(self, prefix: str) -> AsyncIterator[str]:
-        """Source keys of the objects at the destination whose key starts with `prefix`."""
+    async def _replicas(self, prefix: str) -> AsyncIterator[list[str]]:
+        """Pages of the source keys of the objects at the destination whose key starts with `prefix`."""
         location, whole = self.route.destination, self.route.source.prefix
         if whole.startswith(prefix):
             prefix = whole
@@ -276,10 +273,8 @@ class WatchIngestor:
             return
         pages = self.stores.get(location.store).list_objects(location.bucket, self.route.destination_key(prefix))
         async for page in pages:
-            for item in page:
-                key = self.route.source_key(item.key)
-                if not item.problem and self.route.skip_reason(key) is None:
-                    yield key
+            keys = [self.route.source_key(item.key) for item in page if not item.problem]
+            yield [key for key in keys if self.route.skip_reason(key) is None]
 
     async def _room(self, ended: asyncio.Event) -> None:
         while len(self._quiet) >= MAX_PENDING and not ended.is_set():
@@ -293,18 +288,21 @@ class WatchIngestor:
                 raise RootGone(f"{self.folder} is another directory now")
             due = self._quiet.due(self.clock())[:STARTS]
             if due:
-                await self._start([pending for pending in due if await self._is_still(pending)], stop)
+                await self._start(await self._still(due), stop)
             else:
                 await pause(stop, TICK_S)
 
-    async def _is_still(self, pending: Pending) -> bool:
-        """Whether the file is as it was; otherwise its time begins anew."""
-        found = await asyncio.to_thread(self._look, str(self.folder / pending.key))
-        now = found if isinstance(found, Look) else None
-        if now == pending.look:
-            return True
-        self._quiet.note(pending.key, now, self.clock())
-        return False
+    async def _still(self, due: list[Pending]) -> list[Pending]:
+        """The files that are as they were; the time of the others begins anew."""
+        still, looks = list[Pending](), await self._looks({pending.key: str(self.folder / pending.key) for pending in due})
+        for pending in due:
+            found = looks[pending.key]
+            now = found if isinstance(found, Look) else None
+            if now == pending.look:
+                still.append(pending)
+            else:
+                self._quiet.note(pending.key, now, self.clock())
+        return still
 
     async def _start(self, due: list[Pending], stop: asyncio.Event) -> None:
         """Starts files as they are. Those that others wait for are under way until their workflow ends."""
@@ -344,6 +342,10 @@ class WatchIngestor:
     def _is_left_out(self, key: str) -> bool:
         """Left out as a file; a directory of that name may still hold what is taken."""
         return self.route.skip_reason(key) is not None and not (self.folder / key).is_dir()
+
+    async def _looks(self, paths: Mapping[str, str]) -> dict[str, Look | str]:
+        """A look at each, by its name. One thread takes them all: each wait for one is a turn of a loop that others use, too."""
+        return await asyncio.to_thread(lambda: {name: self._look(path) for name, path in paths.items()})
 
     def _look(self, path: str) -> Look | str:
         """A look at a file, or `folder`, `gone`, or `other` for what is skipped."""

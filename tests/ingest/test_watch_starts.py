@@ -216,3 +216,23 @@ async def test_the_destination_is_asked_for_what_a_directory_held_and_not_for_ea
             os.unlink(folder / str(number))
         await eventually(lambda: len(workflows.started) >= 202)
     assert asked == ["d/"]
+
+
+async def test_files_that_change_together_are_looked_at_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a thread gives the event loop away, and gets it back when all others had their turn."""
+    workflows, folder, to_thread, waits = Workflows(), tmp_path / "in", asyncio.to_thread, list[Any]()
+
+    async def counting(work: Callable[..., Any], *arguments: Any) -> Any:
+        waits.append(work)
+        return await to_thread(work, *arguments)
+
+    async with following(tmp_path, workflows, mode="native") as ingestor:
+        for number in range(200):
+            (folder / f"old{number}").touch()
+        await eventually(lambda: len(workflows.started) >= 200)
+        monkeypatch.setattr(asyncio, "to_thread", counting)
+        for number in range(200):
+            os.rename(folder / f"old{number}", folder / f"new{number}")
+        await eventually(lambda: len(workflows.started) >= 600)
+        assert ingestor.counts["received"] >= 600
+    assert len(waits) < 200
