@@ -49,11 +49,14 @@ class QuietFiles:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def note(self, key: str, look: Look | None, now: float, *, still_for_s: float = 0.0, after: frozenset[str] = frozenset()) -> None:
-        """A file that changed, or was found, `still_for_s` after its last change. `after` must be done before it."""
+    def note(
+        self, key: str, look: Look | None, now: float, *, still_for_s: float = 0.0, after: frozenset[str] | None = frozenset()
+    ) -> None:
+        """A file that changed, or was found, `still_for_s` after its last change. `after` must be done before it, beside what
+        was said of it before; with None, nothing is: it stands in the way of others, and they wait for it."""
         known, first = self._pending.get(key), frozenset({after} if after else ())
         if known is not None and known.look == look:
-            self._pending[key] = replace(known, after=known.after | first)
+            self._pending[key] = replace(known, after=first if after is None else known.after | first)
             return
         still = min(max(0.0, still_for_s), self._quiet_s)
         self._pending[key] = Pending(next(self._numbers), key, look, now + self._quiet_s - still, first)

@@ -215,7 +215,7 @@ class WatchIngestor:
         mirror = self.route.settings.deletes_mode == "mirror"
         lost = await asyncio.to_thread(lambda: {key: self._heirs(key) if mirror else {} for key in keys if not self._holds(key)})
         for key, heirs in lost.items():
-            self._quiet.note(key, None, self.clock(), after=frozenset() if heirs else after)
+            self._quiet.note(key, None, self.clock(), after=None if heirs else after)
             for heir, look in heirs.items():
                 self._quiet.note(heir, look, self.clock(), after=frozenset({key}))
 

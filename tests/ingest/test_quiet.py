@@ -76,6 +76,17 @@ def test_a_name_does_not_wait_for_itself() -> None:
     assert due(files, 5) == [("old", None)]
 
 
+def test_what_stands_in_the_way_of_a_file_that_it_waited_for_goes_first() -> None:
+    files = QuietFiles(0)
+    files.note("d", None, 0, after=frozenset({"d/x"}))
+    files.note("d/x", ONE, 0, after=frozenset({"d"}))
+    assert due(files, 5) == []
+    files.note("d", None, 0, after=None)
+    assert due(files, 5) == [("d", None)]
+    finish(files, "d")
+    assert due(files, 5) == [("d/x", ONE)]
+
+
 def test_what_waits_for_the_same_files_shares_them() -> None:
     files, names = QuietFiles(0), range(2_000)
     new = frozenset(f"new/{number}" for number in names)

@@ -236,3 +236,15 @@ async def test_files_that_change_together_are_looked_at_together(tmp_path: Path,
         await eventually(lambda: len(workflows.started) >= 600)
         assert ingestor.counts["received"] >= 600
     assert len(waits) < 200
+
+
+async def test_a_directory_that_takes_a_files_place_twice_waits_for_nothing_that_waits_for_it(tmp_path: Path) -> None:
+    """The first time it is gone again before it is looked into, as if nothing had taken the place."""
+    workflows, folder = Workflows(), tmp_path / "in"
+    async with following(tmp_path, workflows, mode="native", quiet="1s") as ingestor:
+        await ingestor._note_lost(["d"], frozenset({"d/x"}))
+        (folder / "d").mkdir()
+        (folder / "d/x").touch()
+        await ingestor._note_lost(["d"], frozenset({"d/x"}))
+        await eventually(is_started(workflows, "d/x"))
+    assert workflows.started == ["d", "d/x"]
