@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from ingest.dispatch import Dispatcher, Started, Target
-from ingest.watch import WatchIngestor
+from ingest.watch import WatchIngestor, _identity
 from replication.settings import parse_settings
 from stores.registry import Stores
 from tests.ingest.conftest import FAST
@@ -223,7 +223,8 @@ async def test_files_that_change_together_are_looked_at_together(tmp_path: Path,
     workflows, folder, to_thread, waits = Workflows(), tmp_path / "in", asyncio.to_thread, list[Any]()
 
     async def counting(work: Callable[..., Any], *arguments: Any) -> Any:
-        waits.append(work)
+        if work is not _identity:  # which goes by the time that passes
+            waits.append(work)
         return await to_thread(work, *arguments)
 
     async with following(tmp_path, workflows, mode="native") as ingestor:
