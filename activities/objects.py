@@ -20,7 +20,7 @@ from activities.steering import Steerings
 from activities.streams import Streams, Ways
 from activities.turns import Turns
 from ledger.ledger import Ledger
-from replication.errors import IntegrityMismatch, OverBudget, RouteChanged, UploadCorrupt
+from replication.errors import IntegrityMismatch, OverBudget, RouteChanged, SourceArchived, UploadCorrupt
 from replication.keys import check_key
 from replication.limits import Capabilities
 from replication.models import (
@@ -122,7 +122,8 @@ class ObjectActivities:
     async def copy_object(self, input: CopyObjectInput) -> Settlement:
         """Copies a whole object in one request."""
         route = self._planned(input.route, input.plan)
-        async with self._steerings.paced(input.paced_by, route):
+        source, _ = places(route, input.key, self._stores)
+        async with self._steerings.paced(input.paced_by, route), self._readable(route, source, input.plan):
             settlement = await self._settler.copy_whole(route, input.key, input.plan, pulse().advance)
         return _counted(route, settlement, input.changed_at)
 
@@ -135,7 +136,7 @@ class ObjectActivities:
         ranges = {number: part_range(plan, plan.source.size_bytes, number) for number in range(input.first, input.last + 1)}
         known = await self._known_parts(destination, plan, ranges, capabilities)
         todo = [number for number in ranges if number not in known]
-        async with self._steerings.paced(input.paced_by, route):
+        async with self._steerings.paced(input.paced_by, route), self._readable(route, source, plan):
             sent = await self._send_parts(source, destination, plan, ranges, todo, self._streams(route, of_pass=bool(input.paced_by)))
         known.update(sent)
         metrics.sent(route.name, sum(known[number].size_bytes for number in todo))
@@ -179,6 +180,15 @@ class ObjectActivities:
         """Keeps that the object rests, and why, until it is settled."""
         step = next_step(input.reason, input.rests)
         await self._ledger.record(quarantined=[quarantined_for(input.route, input.key, input.reason, input.message, step)])
+
+    @asynccontextmanager
+    async def _readable(self, route: Route, source: Place, plan: CopyPlan) -> AsyncIterator[None]:
+        """What was restored is so for days only: a copy that takes longer waits once more, for what it asks for here."""
+        try:
+            yield
+        except SourceArchived:
+            await self._settler.ask_archive(route, source, plan.source)
+            raise
 
     # --- parts -------------------------------------------------------------------------------------------------------
 

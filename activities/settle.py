@@ -140,7 +140,8 @@ class Settler:
         try:
             return await self._act(view, meter)
         except SourceArchived:
-            await self._ask_archive(view)
+            if view.source_info is not None:
+                await self.ask_archive(view.route, view.source, view.source_info.version)
             raise
 
     async def _act(self, view: View, meter: Meter) -> Settlement:
@@ -183,11 +184,10 @@ class Settler:
         before = self._unsure.copy_of(view.route.name, view.source.key, version)
         return before.copy_id if before is not None else ""
 
-    async def _ask_archive(self, view: View) -> None:
+    async def ask_archive(self, route: Route, source: Place, version: Version) -> None:
         """Asks for a readable copy of the source where the route says so; asking again changes nothing."""
-        if view.route.settings.restore and view.source_info is not None:
-            version = view.source_info.version
-            await view.source.store.request_restore(view.source.bucket, view.source.key, version, days=RESTORE_DAYS)
+        if route.settings.restore:
+            await source.store.request_restore(source.bucket, source.key, version, days=RESTORE_DAYS)
 
     async def _recorded(self, settlement: Settlement) -> Settlement:
         if settlement.result is not None:

@@ -10,6 +10,8 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,9 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, Ca
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
+from replication.errors import SourceArchived
 from replication.ids import partition_id, pass_workflow_id
-from replication.models import ANY, Attributes, Progress
+from replication.models import ANY, Attributes, ObjectInfo, Progress, Version
 from replication.passes import (
     BeginPassInput,
     Begun,
@@ -45,6 +48,7 @@ from replication.passes import (
     WeighInput,
 )
 from stores.body import Body
+from stores.chunks import Chunks
 from stores.memory import MemoryStore
 from tests.lab import Lab, make_lab
 from tests.poll import eventually
@@ -149,6 +153,86 @@ async def test_a_deletion_is_held_for_its_days(skipping: WorkflowEnvironment, st
         await skip(skipping, 2 * DAY)
         assert await phase(handle) == "waiting"
         await handle.cancel()
+
+
+class Archive(MemoryStore):
+    """Tells that its objects are archived, and refuses to read them, until they are `restored`; counts what it is asked."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.restored = False
+        self.asked = Counter[str]()
+        self.readable_parts = 1_000
+
+    async def head(self, bucket: str, key: str, *, tags: bool = True) -> ObjectInfo:
+        self.asked["looks"] += 1
+        return replace(await super().head(bucket, key, tags=tags), archived=not self.restored)
+
+    @asynccontextmanager
+    async def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[Chunks]:
+        self.restored = self.restored and self.readable_parts > 0
+        if not self.restored:
+            self.asked["refused reads"] += 1
+            raise SourceArchived("InvalidObjectState")
+        self.readable_parts -= 1
+        self.asked["reads"] += 1
+        async with super().read(bucket, key, pin=pin, offset=offset, length=length) as chunks:
+            yield chunks
+
+    async def request_restore(self, bucket: str, key: str, version: Version, *, days: int) -> None:
+        self.asked["restores"] += 1
+
+
+async def test_an_archived_object_waits_unread_until_its_restore_is_told(
+    skipping: WorkflowEnvironment, stores: tuple[MemoryStore, MemoryStore]
+) -> None:
+    """R85: looked at four times an hour at most, and never read."""
+    archive = Archive("a")
+    archive.create_bucket("src")
+    await put(archive, "k", b"cold")
+    lab = lab_of(skipping, (archive, stores[1]), restore=True)
+    async with lab.worker():
+        handle = await lab.start("k", attributes=False)
+        await eventually(lambda: _is(handle, "waiting"), 20)
+        await skip(skipping, timedelta(hours=2), timedelta(hours=1))
+        before = Counter(archive.asked)
+        await skip(skipping, DAY)
+        waited = archive.asked - before
+        assert await phase(handle) == "waiting"
+        assert (await handle.query("progress", result_type=Progress)).waiting_for.startswith("source-archived: ")
+        archive.restored = True
+        await handle.signal("check", "s3:ObjectRestore:Completed")
+        result = await handle.result()
+    assert 24 <= waited["looks"] <= 24 * 5, "15 minutes, or a fifth less"
+    assert waited["restores"] == waited["looks"], "each look asks again"
+    assert (result.outcome, archive.asked["refused reads"], archive.asked["reads"]) == ("copied", 0, 1)
+
+
+async def test_a_restored_copy_that_expires_in_a_copy_is_asked_for_again_and_the_copy_goes_on(
+    skipping: WorkflowEnvironment, stores: tuple[MemoryStore, MemoryStore]
+) -> None:
+    """R85: what was sent is not sent again."""
+    archive = Archive("a")
+    archive.create_bucket("src")
+    data = bytes(range(256)) * (5 * 4096) + b"end"
+    await put(archive, "k", data)
+    archive.restored, archive.readable_parts = True, 2
+    parts = {"part_size": 1 << 20, "one_shot_max": 1 << 20, "concurrency": 1}
+    lab = lab_of(skipping, (archive, stores[1]), restore=True, parts=parts, worker={"streams": 1})
+    async with lab.worker():
+        handle = await lab.start("k", attributes=False)
+        await eventually(lambda: _is(handle, "waiting"), 20)
+        begun = Counter(archive.asked)
+        await skip(skipping, DAY)
+        assert await phase(handle) == "waiting"
+        waited = archive.asked - begun
+        archive.restored, archive.readable_parts = True, 1_000
+        await handle.signal("check", "s3:ObjectRestore:Completed")
+        result = await handle.result()
+    assert (begun["reads"], begun["refused reads"], begun["restores"]) == (2, 1, 1)
+    assert waited["restores"] == waited["refused reads"] > 20
+    assert (result.outcome, archive.asked["reads"]) == ("copied", 6)
+    assert (await stores[1].head("dst", "k")).size_bytes == len(data)
 
 
 async def _is(handle: WorkflowHandle[Any, Any], name: str) -> bool:
