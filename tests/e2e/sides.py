@@ -213,6 +213,12 @@ class GcsSide(Side):
             blob.storage_class = wanted.storage_class
         blob.upload_from_string(data, content_type=wanted.content_type or "application/octet-stream", checksum="crc32c")
 
+    def patch(self, key: str, metadata: dict[str, str]) -> None:
+        """Changes the metadata of an object and nothing else."""
+        blob = self._bucket.blob(key)
+        blob.metadata = metadata
+        blob.patch()
+
     def delete(self, key: str) -> None:
         self._bucket.blob(key).delete()
 

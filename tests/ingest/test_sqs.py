@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from replication.ids import object_workflow_id
+from tests.e2e.sides import S3Side
 from tests.ingest.conftest import FAST, Rig, make_queue
 from tests.ingest.gates import Call, Carry, SqsGate
 from tests.ingest.test_events import TEST_EVENT, s3_body, s3_record, sns
@@ -177,3 +180,37 @@ async def test_an_absent_secret_and_an_absent_temporal_have_their_own_exit_codes
     unset = rig.launch()
     assert await asyncio.to_thread(unset.wait, 30) == 2
     assert rig.log().splitlines() == ["ingest.sqs[0].access_key_id: the environment variable SOURCE_KEY is not set"]
+
+
+async def test_a_tag_alone_is_told_by_its_event_only_and_moves_no_bytes(rig: Rig) -> None:
+    """R84 on S3, where tags change neither the ETag nor the time that a listing shows."""
+    events = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:ObjectTagging:*"]
+    told = {"QueueConfigurations": [{"QueueArn": rig.queue.arn, "Events": events}]}
+    rig.source.client.put_bucket_notification_configuration(Bucket=rig.source.bucket, NotificationConfiguration=told)
+    async with rig.through() as (made, source, replica), made.worker(), made.ingest(made.ingestor()):
+        await asyncio.to_thread(rig.source.put, "k", b"tagged later")
+        await made.replicated("k", b"tagged later")
+        await eventually(lambda: made.queue.left() == 0, 20)
+        await made.client.get_workflow_handle(object_workflow_id(made.route, "k")).result()
+        listed = listing(rig.source)
+        source.log.clear()
+        replica.log.clear()
+        tags = {"TagSet": [{"Key": "colour", "Value": "red"}]}
+        await asyncio.to_thread(rig.source.client.put_object_tagging, Bucket=rig.source.bucket, Key="k", Tagging=tags)
+        await eventually(lambda: asyncio.to_thread(is_tagged, rig.replica, "k", {"colour": "red"}), 20, interval_s=0.1)
+        result = await made.client.get_workflow_handle(object_workflow_id(made.route, "k")).result()
+    assert listing(rig.source) == listed
+    assert (result["outcome"], result["bytes_copied"]) == ("updated", 0)
+    assert source.requests("GET", r"/k(\?versionId=.*)?$") == [], "nothing was read"
+    written = replica.requests("PUT|POST")
+    assert [(seen.method, seen.request_bytes) for seen in written if "?tagging" not in seen.target] == [("PUT", 0)]
+
+
+def listing(side: S3Side) -> list[tuple[Any, ...]]:
+    found = side.client.list_objects_v2(Bucket=side.bucket)["Contents"]
+    return [(entry["Key"], entry["ETag"], entry["LastModified"], entry["Size"]) for entry in found]
+
+
+def is_tagged(side: S3Side, key: str, tags: dict[str, str]) -> bool:
+    seen = side.see(key)
+    return seen is not None and seen.properties.tags == tags
