@@ -271,8 +271,8 @@ async def failure(handle: Handle) -> ReplicateObjectResult:
     return result
 
 
-async def sweep(lab: Lab) -> HousekeepingResult:
-    """One sweep of uploads of any age."""
+async def sweep(lab: Lab, *, older_than_s: float = 0.0) -> HousekeepingResult:
+    """One sweep, by default of uploads of any age."""
     return await lab.client.execute_workflow(
-        Housekeeping.run, HousekeepingInput(older_than_s=0.0), id=f"housekeeping-{uuid.uuid4()}", task_queue=lab.queue
+        Housekeeping.run, HousekeepingInput(older_than_s=older_than_s), id=f"housekeeping-{uuid.uuid4()}", task_queue=lab.queue
     )

@@ -60,6 +60,51 @@ async def _swept_one(lab: Lab) -> HousekeepingResult | None:
     return swept if swept.aborted else None
 
 
+async def test_uploads_that_twenty_crashes_left_are_swept_while_five_live_ones_stay(make_rig: MakeRig, s3: S3Side, s3b: S3Side) -> None:
+    """R73: twenty copies die in a part with their worker, and their workflows are terminated, which cleans up nothing."""
+    rig = await make_rig(s3, s3b, worker={"control_slots": 40, "transfer_slots": 40})
+    assert rig.writing is not None
+    for store in rig.document["stores"].values():
+        store["limits"] = {"bandwidth": "100GiB"}  # parts of a store with a limit do not wait for each other
+    data = noise(PART + 9)
+    dying, living = [f"dying-{number:02d}" for number in range(20)], [f"living-{number}" for number in range(5)]
+    keys = {name: await rig.put(name, data) for name in dying + living}
+    held = rig.writing.add(Rule(Stall(), when="mid_request", at=MIB, method="PUT", path=rig.on("") + ".*partNumber=1&", times=25))
+    killed = await rig.process()
+    lost = [await rig.lab.start(keys[name]) for name in dying]
+    await eventually(lambda: held.fired == len(dying), 8.0)
+    killed.kill()
+    for handle in lost:
+        await handle.terminate()
+    async with rig.worker() as lab:
+        alive = [await lab.start(keys[name]) for name in living]
+        await eventually(lambda: held.fired == len(dying + living), 20.0)
+        before = await open_uploads(rig)
+        young = await sweep(lab, older_than_s=3600.0)
+        removed = 0
+
+        async def swept_all() -> bool:
+            nonlocal removed
+            removed += (await sweep(lab)).aborted
+            return removed >= len(dying)
+
+        await eventually(swept_all, 20.0)
+        after = await open_uploads(rig)
+        held.release()
+        results = [await handle.result() for handle in alive]
+
+    assert before == dying + living
+    assert (young.found, young.aborted, young.kept) == (25, 0, 25)
+    assert (removed, after) == (len(dying), living)
+    assert {result.outcome for result in results} == {"copied"}
+    assert await rig.leftovers() == []
+    for name in living:
+        await rig.assert_settled(name, data)
+    for name in living:
+        sent = [seen for seen in rig.writing.requests("PUT", rig.on(name)) if "partNumber=1&" in seen.target]
+        assert len(sent) == 1, "what was under way went on"
+
+
 async def test_an_upload_that_could_not_be_aborted_is_swept_later(make_rig: MakeRig, s3: S3Side, s3b: S3Side) -> None:
     rig = await make_rig(s3, s3b)
     assert rig.writing is not None
