@@ -36,6 +36,8 @@ class Kind:
     outcome: str
     first: int | None = None
     then: int = 0
+    planned: bool = False
+    """Whether its plan is kept in the workflow, so that its commit is recognised after a crash."""
 
 
 PUT = Kind("put", "copied", then=700)
@@ -200,7 +202,7 @@ class Subject:
         receipt = await ledger.find(self.route, self.key)
         added = [entry.action for entry in entries][self.kind.first is not None :]
         # Of what one step does and was killed before it was on record there is a receipt but no entry (docs/OPERATIONS.md).
-        unrecorded = self.was_done and result.outcome == "in_sync"
+        unrecorded = self.was_done and not self.kind.planned and result.outcome == "in_sync"
         problems = {
             "the replica is not the source": not self.is_right(seen),
             "it was written again": self.was_done and seen != self.held,
