@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from replication.errors import ObjectError, Retry
+from replication.errors import ObjectError, Retry, SourceArchived
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,11 @@ SCHEDULES: dict[Retry, Schedule] = {
 
 WAIT_INITIAL_S = 60.0
 WAIT_MAX_S = 900.0
+WAIT_ARCHIVE_S = 4500.0
+"""An archive takes hours, and each look costs a request: one an hour at most, jitter included. An event tells the end at once."""
 WAIT_JITTER = 0.2
-_DOUBLINGS = 4
-"""60 s doubled so often passes `WAIT_MAX_S`."""
+_DOUBLINGS = 7
+"""60 s doubled so often passes `WAIT_ARCHIVE_S`."""
 
 
 def next_delay(
@@ -54,13 +56,14 @@ def next_delay(
     return None if delay is None else _at_least(delay, retry_after_s)
 
 
-def waiting_delay(rests: int, fraction: float, *, retry_after_s: float | None = None) -> float:
-    """Seconds to rest in `waiting` for the `rests`-th time in a row (1 or more): 60 s, doubled up to 900 s.
+def waiting_delay(rests: int, fraction: float, *, reason: str = "", retry_after_s: float | None = None) -> float:
+    """Seconds to rest in `waiting` for the `rests`-th time in a row (1 or more): 60 s, doubled up to 900 s, for an archive to 4500 s.
 
     `fraction`, from 0 to 1 and random, shortens it by up to a fifth, so that objects that an outage stopped together
     do not come back together.
     """
-    base = min(WAIT_MAX_S, WAIT_INITIAL_S * 2.0 ** min(max(rests, 1) - 1, _DOUBLINGS))
+    longest = WAIT_ARCHIVE_S if reason == SourceArchived.reason else WAIT_MAX_S
+    base = min(longest, WAIT_INITIAL_S * 2.0 ** min(max(rests, 1) - 1, _DOUBLINGS))
     return _at_least(base * (1.0 - WAIT_JITTER * fraction), retry_after_s)
 
 

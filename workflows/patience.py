@@ -48,7 +48,9 @@ async def patiently(
             heed_cancellation_before_wait()
             waits += 1
             troubled(f"{stop.reason}: {stop.message}")
-            await workflow.sleep(timedelta(seconds=waiting_delay(waits, workflow.random().random())), summary=f"waiting: {stop.reason}")
+            await workflow.sleep(
+                timedelta(seconds=waiting_delay(waits, workflow.random().random(), reason=stop.reason)), summary=f"waiting: {stop.reason}"
+            )
             await suspend_if_long()
         else:
             if waits:

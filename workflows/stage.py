@@ -90,7 +90,9 @@ class Stage:
         back = self.progress.phase
         self.enter("waiting", waiting_for=f"{stop.reason}: {stop.message}")
         self.dirty = False
-        await self.sleep(waiting_delay(waits, workflow.random().random()), f"waiting: {stop.reason}", until=lambda: self.dirty)
+        await self.sleep(
+            waiting_delay(waits, workflow.random().random(), reason=stop.reason), f"waiting: {stop.reason}", until=lambda: self.dirty
+        )
         self.enter(back, waiting_for="")
 
     async def _while_paused(self) -> None:

@@ -64,6 +64,12 @@ def test_waiting_doubles_to_a_quarter_of_an_hour() -> None:
     assert [waiting_delay(rests, 0.0) for rests in range(1, 8)] == [60.0, 120.0, 240.0, 480.0, 900.0, 900.0, 900.0]
 
 
+def test_waiting_for_an_archive_doubles_to_more_than_an_hour() -> None:
+    delays = [waiting_delay(rests, 0.0, reason="source-archived") for rests in range(1, 9)]
+    assert waiting_delay(9, 1.0, reason="source-archived") == 3600.0
+    assert delays == [60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3840.0, 4500.0]
+
+
 def test_waiting_honours_retry_after() -> None:
     assert waiting_delay(1, 0.5, retry_after_s=300.0) == 300.0
     assert waiting_delay(1, 0.0, retry_after_s=1.0) == 60.0

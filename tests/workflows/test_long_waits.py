@@ -186,7 +186,7 @@ class Archive(MemoryStore):
 async def test_an_archived_object_waits_unread_until_its_restore_is_told(
     skipping: WorkflowEnvironment, stores: tuple[MemoryStore, MemoryStore]
 ) -> None:
-    """R85: looked at four times an hour at most, and never read."""
+    """R85: looked at once an hour at most, and never read."""
     archive = Archive("a")
     archive.create_bucket("src")
     await put(archive, "k", b"cold")
@@ -194,7 +194,7 @@ async def test_an_archived_object_waits_unread_until_its_restore_is_told(
     async with lab.worker():
         handle = await lab.start("k", attributes=False)
         await eventually(lambda: _is(handle, "waiting"), 20)
-        await skip(skipping, timedelta(hours=2), timedelta(hours=1))
+        await skip(skipping, timedelta(hours=4), timedelta(hours=1))  # the first looks come sooner
         before = Counter(archive.asked)
         await skip(skipping, DAY)
         waited = archive.asked - before
@@ -203,7 +203,7 @@ async def test_an_archived_object_waits_unread_until_its_restore_is_told(
         archive.restored = True
         await handle.signal("check", "s3:ObjectRestore:Completed")
         result = await handle.result()
-    assert 24 <= waited["looks"] <= 24 * 5, "15 minutes, or a fifth less"
+    assert 18 <= waited["looks"] <= 25
     assert waited["restores"] == waited["looks"], "each look asks again"
     assert (result.outcome, archive.asked["refused reads"], archive.asked["reads"]) == ("copied", 0, 1)
 
@@ -230,7 +230,7 @@ async def test_a_restored_copy_that_expires_in_a_copy_is_asked_for_again_and_the
         await handle.signal("check", "s3:ObjectRestore:Completed")
         result = await handle.result()
     assert (begun["reads"], begun["refused reads"], begun["restores"]) == (2, 1, 1)
-    assert waited["restores"] == waited["refused reads"] > 20
+    assert 30 >= waited["restores"] == waited["refused reads"] >= 20
     assert (result.outcome, archive.asked["reads"]) == ("copied", 6)
     assert (await stores[1].head("dst", "k")).size_bytes == len(data)
 
