@@ -280,10 +280,14 @@ class Settler:
         write: Callable[[], Awaitable[Transferred]],
         fenced: bool,
     ) -> Transferred:
-        """Runs a write; recognises our own commit behind a lost answer; looks before and after where nothing fences it."""
-        if not fenced:
+        """Runs a write; recognises our own commit behind a lost answer, and that of an attempt before; looks before and after where
+        nothing fences it."""
+
+        async def looked_before() -> Transferred:
             await check_fence(destination, plan.condition)
-        done = await self._recognised(route, key, destination, plan, write)
+            return await write()
+
+        done = await self._recognised(route, key, destination, plan, write if fenced else looked_before)
         if not fenced and await recognise(route, key, destination, plan) is None:
             raise PreconditionFailed("another write took the place of this one, and the endpoint has no conditional writes")
         return done

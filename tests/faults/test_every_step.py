@@ -49,7 +49,7 @@ async def test_crashes_at_every_step_on_s3(make_rig: MakeRig, s3: S3Side, s3b: S
     await crash_everywhere(rig, kinds, lambda kind, name, point: Subject(rig, kind, name, s3b, point))
 
 
-@pytest.mark.parametrize("kinds", [SMALL, (Kind("parts", "copied", then=MIB + 9),)], ids=["small", "composed"])
+@pytest.mark.parametrize("kinds", [SMALL, (Kind("parts", "copied", then=MIB + 9, planned=True),)], ids=["small", "composed"])
 async def test_crashes_at_every_step_on_gcs(make_rig: MakeRig, s3: S3Side, gcs_sides: MakeSide, kinds: Sequence[Kind]) -> None:
     rig = await make_stage(make_rig, s3, gcs_sides(), parts=SMALL_PARTS)
     await crash_everywhere(rig, kinds, lambda kind, name, point: Subject(rig, kind, name, gcs_sides(), point))
@@ -95,7 +95,7 @@ async def test_crashes_at_every_step_on_a_file_system(make_rig: MakeRig, s3: S3S
         (rig.folder / "steps" / kind).mkdir(parents=True)
     hooks = Path(__file__).with_name("hooks")
     rig.secrets = {"PYTHONPATH": f"{hooks}{os.pathsep}{ROOT}", "DRAYAGE_TEST_STEPS": str(rig.folder / "steps")}
-    kinds = (*SMALL, Kind("parts", "copied", then=MIB + 9))
+    kinds = (*SMALL, Kind("parts", "copied", then=MIB + 9, planned=True))
     await crash_everywhere(rig, kinds, lambda kind, name, point: OnFiles(rig, kind, name, files, point), held_s=30.0)
 
 
