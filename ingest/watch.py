@@ -13,24 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import stat
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ingest import inotify, metrics
+from ingest import metrics
 from ingest.dispatch import Dispatcher, Target
+from ingest.folder import Folder, RootGone
 from ingest.health import Report, silent
 from ingest.inotify import Changes, WatchedTree, WatchLimit
-from ingest.mounts import needs_polling
 from ingest.pace import Pace, pause, unless_stopped
 from ingest.quiet import Look, Pending, QuietFiles
 from replication.errors import ObjectError
 from replication.ingest_settings import WatchSettings
-from replication.keys import RESERVED_NAME
 from replication.routes import Route
 from stores.registry import Stores
 
@@ -49,11 +46,6 @@ GONE_S = 30.0
 """How long a file waits for the deletion of what stands in its way: a `hold`, or a stop of deletions, may take days."""
 COLLECT_S = 0.1
 """What the kernel tells within that time is looked at once."""
-MOUNTS = Path("/proc/self/mountinfo")
-
-
-class RootGone(OSError):
-    """The watched directory is not there, or is another one now."""
 
 
 @dataclass
@@ -74,9 +66,9 @@ class WatchIngestor:
     def __post_init__(self) -> None:
         self._quiet = QuietFiles(self.settings.quiet)
         self._ending: asyncio.Queue[tuple[Pending, float]] = asyncio.Queue()
-        self._skipped: set[str] = set()
+        self._source = Folder(self.folder, self.route)
         self._changes, self._changed = Changes(), asyncio.Event()
-        self._polling = self.settings.mode == "poll" or (self.settings.mode == "auto" and self._is_silent())
+        self._polling = self.settings.mode == "poll" or (self.settings.mode == "auto" and self._source.is_silent())
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until `stop` is set. Whatever fails is logged and tried again, so that no route stops another."""
@@ -100,7 +92,7 @@ class WatchIngestor:
 
     async def _follow(self, stop: asyncio.Event) -> None:
         """Watches, compares everything, and starts what is due, until `stop` is set. The first failure ends all and is raised."""
-        identity = _identity(self.folder)
+        identity = self._source.identity()
         compare, ended = asyncio.Event(), asyncio.Event()
         self._ending = asyncio.Queue()  # what was under way when the last run failed is pending again
         self._quiet.give_back()
@@ -124,7 +116,7 @@ class WatchIngestor:
         """Takes what the kernel tells, until `ended` is set. `compare` is set once everything is watched, and again whenever
         the kernel dropped something."""
         while not ended.is_set():
-            tree = WatchedTree(str(self.folder), lambda path, why: self._skip(path, f"cannot be read ({why})"))
+            tree = WatchedTree(str(self.folder), lambda path, why: self._source.skip(path, f"cannot be read ({why})"))
             try:
                 await asyncio.to_thread(tree.add_all)
                 compare.set()
@@ -160,11 +152,11 @@ class WatchIngestor:
 
     async def _poll(self, compare: asyncio.Event, ended: asyncio.Event) -> None:
         """Notes what differs from the last round."""
-        known = await asyncio.to_thread(lambda: dict(self._files(str(self.folder))))
+        known = await asyncio.to_thread(lambda: dict(self._source.files(str(self.folder))))
         compare.set()
         while not ended.is_set():
             await pause(ended, self.settings.interval)
-            now = await asyncio.to_thread(lambda: dict(self._files(str(self.folder))))
+            now = await asyncio.to_thread(lambda: dict(self._source.files(str(self.folder))))
             touched = {path for path in known.keys() | now.keys() if known.get(path) != now.get(path)}
             self._received(len(touched))
             await self._note(Changes(touched & now.keys(), touched - now.keys()))
@@ -178,8 +170,8 @@ class WatchIngestor:
         """Takes a look at everything that a batch of changes names; directories stand for all that is in them. A name that was
         removed may be another file's or directory's by now: what it stood for before is gone all the same."""
         now, present, gone = self.clock(), set[str](), list[tuple[str, bool]]()
-        keys = {path: key for path in sorted(changes.appeared | changes.removed) if (key := self._key(path)) is not None}
-        for path, found in (await self._looks({path: path for path in keys})).items():
+        keys = {path: key for path in sorted(changes.appeared | changes.removed) if (key := self._source.key_of(path)) is not None}
+        for path, found in (await self._source.looks({path: path for path in keys})).items():
             key = keys[path]
             if isinstance(found, Look):
                 self._quiet.note(key, found, now)
@@ -193,8 +185,8 @@ class WatchIngestor:
     async def _note_folder(self, path: str) -> set[str]:
         """A directory that appeared may hold files that nobody told of."""
         found: set[str] = set()
-        for file, look in await asyncio.to_thread(lambda: list(self._files(path))):
-            key = self._key(file)
+        for file, look in await asyncio.to_thread(lambda: list(self._source.files(path))):
+            key = self._source.key_of(file)
             if key is not None:
                 self._quiet.note(key, look, self.clock())
                 found.add(key)
@@ -213,31 +205,13 @@ class WatchIngestor:
         """Notes those that the folder does not hold any more. Where a directory took a file's place, or a file a directory's, what
         is new waits: at a destination with directories, what is gone stands in its way."""
         mirror = self.route.settings.deletes_mode == "mirror"
-        lost = await asyncio.to_thread(lambda: {key: self._heirs(key) if mirror else {} for key in keys if not self._holds(key)})
+        lost = await asyncio.to_thread(
+            lambda: {key: self._source.heirs(key) if mirror else {} for key in keys if not self._source.holds(key)}
+        )
         for key, heirs in lost.items():
             self._quiet.note(key, None, self.clock(), after=None if heirs else after)
             for heir, look in heirs.items():
                 self._quiet.note(heir, look, self.clock(), after=frozenset({key}))
-
-    def _heirs(self, key: str) -> dict[str, Look]:
-        """The files below what is a directory now, or the file that stands where a directory above it stood."""
-        path = self.folder / key
-        if self._look(str(path)) == "folder":
-            below = ((self._key(file), look) for file, look in self._files(str(path)))
-            return {heir: look for heir, look in below if heir is not None}
-        for above in path.parents:
-            found = self._look(str(above))
-            heir = self._key(str(above))
-            if isinstance(found, Look) and heir is not None:
-                return {heir: found}
-            if found != "gone" or above == self.folder:
-                return {}
-        return {}
-
-    def _holds(self, key: str) -> bool:
-        """Whether the folder has an object of this key now; a key that ends in "/" is a directory's."""
-        found = self._look(str(self.folder / key))
-        return isinstance(found, Look) or (found == "folder" and key.endswith("/"))
 
     # --- the comparison of everything ----------------------------------------------------------------------------------
 
@@ -252,7 +226,7 @@ class WatchIngestor:
         async for page in store.list_objects(location.bucket, location.prefix):
             await self._room(ended)
             keys = [item.key for item in page if not item.problem and self.route.skip_reason(item.key) is None]
-            for key, found in (await self._looks({key: str(self.folder / key) for key in keys})).items():
+            for key, found in (await self._source.looks({key: str(self.folder / key) for key in keys})).items():
                 if isinstance(found, Look):
                     still = self.wall_clock() - found.modified_ns / 1e9
                     self._quiet.note(key, found, self.clock(), still_for_s=still)
@@ -284,7 +258,7 @@ class WatchIngestor:
 
     async def _start_due(self, stop: asyncio.Event, identity: tuple[int, int]) -> None:
         while not stop.is_set():
-            if await asyncio.to_thread(_identity, self.folder) != identity:
+            if await asyncio.to_thread(self._source.identity) != identity:
                 raise RootGone(f"{self.folder} is another directory now")
             due = self._quiet.due(self.clock())[:STARTS]
             if due:
@@ -294,7 +268,7 @@ class WatchIngestor:
 
     async def _still(self, due: list[Pending]) -> list[Pending]:
         """The files that are as they were; the time of the others begins anew."""
-        still, looks = list[Pending](), await self._looks({pending.key: str(self.folder / pending.key) for pending in due})
+        still, looks = list[Pending](), await self._source.looks({pending.key: str(self.folder / pending.key) for pending in due})
         for pending in due:
             found = looks[pending.key]
             now = found if isinstance(found, Look) else None
@@ -324,71 +298,6 @@ class WatchIngestor:
             await self.dispatcher.settled([Target(self.route.name, pending.key)], until - self.clock())
             self._quiet.done(pending)
 
-    # --- the file system ---------------------------------------------------------------------------------------------
-
-    def _key(self, path: str) -> str | None:
-        """The key of a path below the root; None for what is no business of the route."""
-        key = os.path.relpath(path, self.folder).replace(os.sep, "/")
-        if key == "." or any(part.startswith(RESERVED_NAME) for part in key.split("/")):
-            return None
-        if not _is_utf8(key):
-            self._skip(path, "the name is not UTF-8")
-            return None
-        inside = key.startswith(self.route.source.prefix) or self.route.source.prefix.startswith(key + "/")
-        if not inside or (key.startswith(self.route.source.prefix) and self._is_left_out(key)):
-            return None
-        return key
-
-    def _is_left_out(self, key: str) -> bool:
-        """Left out as a file; a directory of that name may still hold what is taken."""
-        return self.route.skip_reason(key) is not None and not (self.folder / key).is_dir()
-
-    async def _looks(self, paths: Mapping[str, str]) -> dict[str, Look | str]:
-        """A look at each, by its name. One thread takes them all: each wait for one is a turn of a loop that others use, too."""
-        return await asyncio.to_thread(lambda: {name: self._look(path) for name, path in paths.items()})
-
-    def _look(self, path: str) -> Look | str:
-        """A look at a file, or `folder`, `gone`, or `other` for what is skipped."""
-        try:
-            found = os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return "gone"
-        if stat.S_ISREG(found.st_mode):
-            return Look(found.st_size, found.st_mtime_ns, found.st_ino)
-        if stat.S_ISDIR(found.st_mode):
-            return "folder"
-        self._skip(path, "symbolic link" if stat.S_ISLNK(found.st_mode) else "neither file nor directory")
-        return "other"
-
-    def _skip(self, path: str, why: str) -> None:
-        if path not in self._skipped and len(self._skipped) < MAX_PENDING:
-            self._skipped.add(path)
-            log.info("skipped, %s: %r", why, path, extra={"route": self.route.name})
-
-    def _files(self, path: str) -> Iterator[tuple[str, Look]]:
-        for folder, _, names in os.walk(path):
-            for name in names:
-                file = os.path.join(folder, name)
-                found = self._look(file)
-                if isinstance(found, Look):
-                    yield file, found
-
-    def _is_silent(self) -> bool:
-        if not inotify.AVAILABLE:
-            return True
-        try:
-            return needs_polling(MOUNTS.read_text(), self.folder.resolve())
-        except OSError:
-            return False
-
-
-def _is_utf8(key: str) -> bool:
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
 
 async def _readable(fd: int) -> None:
     told, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -397,12 +306,3 @@ async def _readable(fd: int) -> None:
         await told.wait()
     finally:
         loop.remove_reader(fd)
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    """Device and inode of the root. Raises `RootGone`."""
-    try:
-        found = folder.stat()
-    except OSError as error:
-        raise RootGone(f"{folder} cannot be read: {error.strerror}") from None
-    return found.st_dev, found.st_ino
