@@ -224,10 +224,12 @@ def _prepare(options: argparse.Namespace) -> Command:
 
         return sync.prepare(options, os.environ, output)
 
-    from cli.session import Session
     from replication.settings import load_settings
 
-    return _dispatch(Session(load_settings(options.config, os.environ), os.environ, output), options)
+    settings = load_settings(options.config, os.environ)
+    from cli.session import Session
+
+    return _dispatch(Session(settings, os.environ, output), options)
 
 
 def _dispatch(session: Any, options: argparse.Namespace) -> Command:

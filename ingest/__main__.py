@@ -23,12 +23,13 @@ from ingest.watch import WatchIngestor
 from ingest.webhook import Webhook
 from replication.errors import SettingsError
 from replication.ingest_settings import IngestSettings, WatchSettings
+from replication.leaving import leave
 from replication.logs import configure_logging
 from replication.secrets import resolve_secret
 from replication.settings import Settings, load_settings
 from replication.store_settings import FileSettings
 from stores.registry import Stores
-from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, leave, prometheus_runtime
+from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, prometheus_runtime
 
 log = logging.getLogger("drayage.ingest")
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import sys
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
@@ -73,17 +69,3 @@ async def ensure_search_attributes(client: Client) -> list[str]:
             f"the search attributes {', '.join(SEARCH_ATTRIBUTES)} cannot be registered in namespace {client.namespace} "
             f"({error.message}); an administrator can add them as keywords"
         ) from error
-
-
-def leave(code: int) -> NoReturn:
-    """Ends the process with this code once everything is closed and flushed.
-
-    The SDK's native threads outlive the event loop, and one that hands back a late answer while the interpreter is being
-    torn down aborts the process (exit code 134). So the interpreter is not torn down.
-    """
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # closed before the process began
-            with contextlib.suppress(OSError):
-                stream.flush()
-    os._exit(code)

@@ -7,6 +7,8 @@ queue.
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from embedded.ports import free_port
+from embedded.process import clean_environment
 from tests.cli.site import Ended, Site, interrupt
 from tests.poll import eventually
 
@@ -270,3 +273,26 @@ async def test_a_worker_without_a_server_is_one_line_and_exit_code_3(desk: Site,
     assert (ended.code, ended.stdout) == (3, "")
     (told,) = ended.problems
     assert told.startswith(f"Temporal at {address} cannot be reached: ")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["copy"], 2), (["status", "--config", "missing.yaml"], 2)])
+def test_what_contacts_nobody_loads_no_client_library(arguments: list[str], code: int, tmp_path: Path) -> None:
+    program = """
+import sys
+from cli.main import main
+try:
+    code = main()
+except SystemExit as ended:
+    code = ended.code
+assert not {"temporalio", "boto3", "google.cloud", "sqlalchemy"} & set(sys.modules)
+sys.exit(code)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=tmp_path,
+        env={**clean_environment(), "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == code, ended.stderr
