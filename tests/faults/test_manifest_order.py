@@ -97,7 +97,7 @@ async def dangling(rig: Rig, groups: list[Dss], kills: int) -> list[str]:
     return reader.dangling
 
 
-@pytest.mark.parametrize("elsewhere", ["equal bucket names", "other bucket names"], indirect=True)
+@pytest.mark.parametrize("elsewhere", ["equal bucket names", pytest.param("other bucket names", marks=pytest.mark.soak)], indirect=True)
 async def test_no_manifest_is_ever_seen_without_what_it_names(make_rig: MakeRig, s3: S3Side, elsewhere: S3Side) -> None:
     rig = await make_rig(s3, elsewhere, dependencies="dss", dependency_wait=WAIT)
     assert await dangling(rig, [Dss(seed) for seed in range(15)], kills=1) == []
