@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
+from temporalio.exceptions import TemporalError
 from temporalio.service import RPCError, RPCStatusCode
 
 from ingest import metrics
@@ -29,6 +30,7 @@ STARTS_AT_ONCE = 32
 START_TIMEOUT = timedelta(seconds=10)
 BATCH_TIMEOUT_S = 30.0
 """What is not started by then counts as not started; a queue's visibility timeout must be longer."""
+RESULT_PAUSE_S = 1.0
 COALESCE_S = 1.0
 """A key is signalled at most once in that time, however many events it has."""
 REFUSALS = frozenset(
@@ -144,7 +146,7 @@ class Dispatcher:
     async def settled(self, targets: Iterable[Target], timeout_s: float) -> None:
         """Waits until the workflow of each target has ended, however, or the time is up."""
         handles = [self._client.get_workflow_handle(object_workflow_id(target.route, target.key)) for target in targets]
-        waits = [asyncio.ensure_future(handle.result(follow_runs=True)) for handle in handles]
+        waits = [asyncio.ensure_future(_end(handle)) for handle in handles]
         try:
             await asyncio.wait(waits, timeout=timeout_s)
         finally:
@@ -234,6 +236,21 @@ class Dispatcher:
         self._probing = None
         self._gone.clear()
         self._back.set()
+
+
+async def _end(handle: WorkflowHandle[Any, Any]) -> None:
+    """Returns when the workflow has ended, however, or is unknown. An answer that does not come is no end."""
+    while True:
+        try:
+            await handle.result(follow_runs=True)
+        except RPCError as error:
+            if error.status == RPCStatusCode.NOT_FOUND:
+                return
+            await asyncio.sleep(RESULT_PAUSE_S)
+        except TemporalError:
+            return
+        else:
+            return
 
 
 def _is_outage(error: BaseException | None) -> bool:

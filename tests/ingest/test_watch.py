@@ -19,7 +19,7 @@ import pytest
 from temporalio.client import Client
 
 from embedded.seaweedfs import SeaweedFS
-from ingest.dispatch import Dispatcher
+from ingest.dispatch import Dispatcher, Target
 from ingest.watch import WatchIngestor
 from replication.settings import Settings, parse_settings
 from stores.registry import Stores
@@ -195,12 +195,16 @@ async def test_a_renamed_file_is_stored_before_its_old_name_goes(rig: Rig) -> No
     seen: list[set[str]] = []
 
     async def watch() -> None:
+        """By one listing each: between a listing and a read there is time for both changes."""
         while True:
-            seen.append(set(await asyncio.to_thread(rig.replicas)))
+            keys = await asyncio.to_thread(rig.replica.keys)
+            seen.append({key.removeprefix("one/") for key in keys})
             await asyncio.sleep(0.02)
 
-    async with rig.following():
+    async with rig.following() as (ingestor,):
         await rig.ends_as(lambda: {"old": "data"})
+        # Its workflow looks at the source once more, and would delete the replica by itself.
+        await ingestor.dispatcher.settled([Target(rig.settings.routes[0].name, "old")], 60)
         watching = asyncio.create_task(watch())
         os.rename(rig.folder / "old", rig.folder / "new")
         await rig.ends_as(lambda: {"new": "data"})
