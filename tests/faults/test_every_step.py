@@ -49,13 +49,8 @@ async def test_crashes_at_every_step_on_s3(make_rig: MakeRig, s3: S3Side, s3b: S
     await crash_everywhere(rig, kinds, lambda kind, name, point: Subject(rig, kind, name, s3b, point))
 
 
-@pytest.mark.parametrize(
-    "kinds",
-    [
-        pytest.param(SMALL, id="small", marks=pytest.mark.soak),
-        pytest.param((Kind("parts", "copied", then=MIB + 9, planned=True),), id="composed"),
-    ],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("kinds", [SMALL, (Kind("parts", "copied", then=MIB + 9, planned=True),)], ids=["small", "composed"])
 async def test_crashes_at_every_step_on_gcs(make_rig: MakeRig, s3: S3Side, gcs_sides: MakeSide, kinds: Sequence[Kind]) -> None:
     rig = await make_stage(make_rig, s3, gcs_sides(), parts=SMALL_PARTS)
     await crash_everywhere(rig, kinds, lambda kind, name, point: Subject(rig, kind, name, gcs_sides(), point))
