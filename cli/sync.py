@@ -169,7 +169,7 @@ async def _pass(request: Request, engine: Engine, view: View, output: Output) ->
     except asyncio.CancelledError:
         await _look_once_more(client, handle, view)
         raise
-    return _of_this_run(ending, view) if view.joined else ending
+    return _of_this_run(ending, view)
 
 
 async def _look_once_more(client: Client, handle: Handle, view: View) -> None:
@@ -181,7 +181,9 @@ async def _look_once_more(client: Client, handle: Handle, view: View) -> None:
 
 
 def _of_this_run(ending: Ending, view: View) -> Ending:
-    return replace(ending, seconds=view.seconds, bytes_before=view.joined.counters.bytes_copied if view.joined else 0)
+    """A pass that was joined had copied something before, and took its time for that."""
+    joined = view.joined
+    return ending if joined is None else replace(ending, seconds=view.seconds, bytes_before=joined.counters.bytes_copied)
 
 
 async def _found(request: Request, client: Client, output: Output) -> OpenPass | None:
@@ -292,7 +294,7 @@ def _interruptible(engine: Engine, output: Output) -> Iterator[None]:
 
 
 def _interrupted(view: View) -> Ending:
-    return _of_this_run(Ending(INTERRUPTED, "interrupted", view.last or view.joined or PassProgress(route=""), 0.0), view)
+    return _of_this_run(Ending(INTERRUPTED, "interrupted", view.last or view.joined or PassProgress(route=""), view.seconds), view)
 
 
 def _advise(output: Output, ending: Ending) -> None:

@@ -31,6 +31,7 @@ START_TIMEOUT = timedelta(seconds=10)
 BATCH_TIMEOUT_S = 30.0
 """What is not started by then counts as not started; a queue's visibility timeout must be longer."""
 RESULT_PAUSE_S = 1.0
+"""Until an answer about a workflow that did not come is asked for again."""
 COALESCE_S = 1.0
 """A key is signalled at most once in that time, however many events it has."""
 REFUSALS = frozenset(
@@ -238,19 +239,17 @@ class Dispatcher:
         self._back.set()
 
 
-async def _end(handle: WorkflowHandle[Any, Any]) -> None:
+async def _end(handle: WorkflowHandle[Any, Any]) -> Any:
     """Returns when the workflow has ended, however, or is unknown. An answer that does not come is no end."""
     while True:
         try:
-            await handle.result(follow_runs=True)
+            return await handle.result(follow_runs=True)
         except RPCError as error:
             if error.status == RPCStatusCode.NOT_FOUND:
-                return
+                return None
             await asyncio.sleep(RESULT_PAUSE_S)
         except TemporalError:
-            return
-        else:
-            return
+            return None
 
 
 def _is_outage(error: BaseException | None) -> bool:

@@ -24,6 +24,23 @@ def share(at_once: int, *, paused: bool = False) -> SteeringShare:
     return SteeringShare(steering=Steering(concurrency=at_once, paused=paused), partitions=[0])
 
 
+class Room:
+    """Who has gone through the gate stays until `leave` is set."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.inside = list[int]()
+        self.leave = asyncio.Event()
+
+    def enter(self, objects: int) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(self._pass_through(number)) for number in range(objects)]
+
+    async def _pass_through(self, number: int) -> None:
+        async with self.gate.admit(1, 1):
+            self.inside.append(number)
+            await self.leave.wait()
+
+
 @pytest.mark.parametrize("at_once", [1, 3])
 async def test_who_takes_the_next_object_waits_behind_those_who_wait_already(at_once: int) -> None:
     """As the workers of a scan do: each takes the next key as soon as it is done with one."""
@@ -41,45 +58,30 @@ async def test_who_takes_the_next_object_waits_behind_those_who_wait_already(at_
 
 
 async def test_a_place_is_given_back_by_whoever_goes_away() -> None:
-    gate, inside = gate_of(1), list[str]()
-    leave = asyncio.Event()
-
-    async def pass_through(name: str) -> None:
-        async with gate.admit(1, 1):
-            inside.append(name)
-            await leave.wait()
-
-    first, second, third = (asyncio.create_task(pass_through(name)) for name in ("first", "second", "third"))
-    await eventually(lambda: inside == ["first"])
+    room = Room(gate_of(1))
+    first, second, third = room.enter(3)
+    await eventually(lambda: room.inside == [0])
     second.cancel()
     first.cancel()
-    await eventually(lambda: inside == ["first", "third"])
-    leave.set()
+    await eventually(lambda: room.inside == [0, 2])
+    room.leave.set()
     await third
-    async with gate.admit(1, 1):
-        inside.append("later")
-    assert inside == ["first", "third", "later"]
+    await asyncio.gather(*room.enter(1))
+    assert room.inside == [0, 2, 0]
 
 
 async def test_those_who_wait_go_in_as_soon_as_more_may() -> None:
-    gate, inside = gate_of(1), list[int]()
-    leave = asyncio.Event()
-
-    async def pass_through(number: int) -> None:
-        async with gate.admit(1, 1):
-            inside.append(number)
-            await leave.wait()
-
-    tasks = [asyncio.create_task(pass_through(number)) for number in range(5)]
-    await eventually(lambda: inside == [0])
-    gate.steer(share(3, paused=True))
+    room = Room(gate_of(1))
+    tasks = room.enter(5)
+    await eventually(lambda: room.inside == [0])
+    room.gate.steer(share(3, paused=True))
     await asyncio.sleep(0.05)
-    assert inside == [0]
-    gate.steer(share(3))
-    await eventually(lambda: inside == [0, 1, 2])
-    leave.set()
+    assert room.inside == [0]
+    room.gate.steer(share(3))
+    await eventually(lambda: room.inside == [0, 1, 2])
+    room.leave.set()
     await asyncio.gather(*tasks)
-    assert inside == [0, 1, 2, 3, 4]
+    assert room.inside == [0, 1, 2, 3, 4]
 
 
 async def test_one_that_rests_gives_its_place_up_where_nothing_may_begin_for_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,14 +46,14 @@ def gcs_sides(fake_gcs: FakeGcs) -> Iterator[MakeSide]:
 @pytest.mark.parametrize("kinds", [SMALL, (Kind("parts", "copied", then=PART + 9, planned=True),)], ids=["small", "multipart"])
 async def test_crashes_at_every_step_on_s3(make_rig: MakeRig, s3: S3Side, s3b: S3Side, kinds: Sequence[Kind]) -> None:
     rig = await make_stage(make_rig, s3, s3b)
-    await crash_everywhere(rig, kinds, lambda kind, name, point: Subject(rig, kind, name, s3b, point))
+    assert await crash_everywhere(rig, kinds, lambda kind, name, point: Subject(rig, kind, name, s3b, point)) == {}
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kinds", [SMALL, (Kind("parts", "copied", then=MIB + 9, planned=True),)], ids=["small", "composed"])
 async def test_crashes_at_every_step_on_gcs(make_rig: MakeRig, s3: S3Side, gcs_sides: MakeSide, kinds: Sequence[Kind]) -> None:
     rig = await make_stage(make_rig, s3, gcs_sides(), parts=SMALL_PARTS)
-    await crash_everywhere(rig, kinds, lambda kind, name, point: Subject(rig, kind, name, gcs_sides(), point))
+    assert await crash_everywhere(rig, kinds, lambda kind, name, point: Subject(rig, kind, name, gcs_sides(), point)) == {}
 
 
 class OnFiles(Subject):
@@ -97,7 +97,7 @@ async def test_crashes_at_every_step_on_a_file_system(make_rig: MakeRig, s3: S3S
     hooks = Path(__file__).with_name("hooks")
     rig.secrets = {"PYTHONPATH": f"{hooks}{os.pathsep}{ROOT}", "DRAYAGE_TEST_STEPS": str(rig.folder / "steps")}
     kinds = (*SMALL, Kind("parts", "copied", then=MIB + 9, planned=True))
-    await crash_everywhere(rig, kinds, lambda kind, name, point: OnFiles(rig, kind, name, files, point), held_s=30.0)
+    assert await crash_everywhere(rig, kinds, lambda kind, name, point: OnFiles(rig, kind, name, files, point), held_s=30.0) == {}
 
 
 @dataclass
@@ -130,7 +130,7 @@ async def test_crashes_at_every_step_of_a_manifest_and_its_blob(make_rig: MakeRi
     wait = {"poll": "10s", "poll_max": "10s", "deadline": "1h"}
     rig = await make_stage(make_rig, s3, s3b, dependencies="dss", dependency_wait=wait)
     kind = Kind("manifest", "copied")
-    await crash_everywhere(rig, [kind], lambda kind, name, point: Manifest(rig, kind, name, s3b, point))
+    assert await crash_everywhere(rig, [kind], lambda kind, name, point: Manifest(rig, kind, name, s3b, point)) == {}
 
 
 async def test_crashes_at_every_step_of_small_objects_of_a_pass(make_rig: MakeRig, s3: S3Side, s3b: S3Side) -> None:

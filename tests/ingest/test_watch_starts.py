@@ -80,15 +80,19 @@ def is_started(workflows: Workflows, key: str, times: int = 1) -> Callable[[], b
     return lambda: workflows.started.count(key) >= times
 
 
+async def rename(folder: Path, workflows: Workflows) -> None:
+    """`old` becomes `new`, whose copy does not end until it is no longer held."""
+    (folder / "old").write_text("large")
+    await eventually(is_started(workflows, "old"))
+    workflows.held.add("new")
+    os.rename(folder / "old", folder / "new")
+    await eventually(lambda: "new" in workflows.waiting)
+
+
 async def test_a_renamed_file_whose_copy_takes_long_keeps_nothing_else_from_being_started(tmp_path: Path) -> None:
     workflows = Workflows()
     async with following(tmp_path, workflows):
-        (tmp_path / "in/old").write_text("large")
-        await eventually(is_started(workflows, "old"))
-        workflows.held.add("new")
-        os.rename(tmp_path / "in/old", tmp_path / "in/new")
-        await eventually(is_started(workflows, "new"))
-        await eventually(lambda: "new" in workflows.waiting)
+        await rename(tmp_path / "in", workflows)
         (tmp_path / "in/other").write_text("small")
         await eventually(is_started(workflows, "other"))
         assert workflows.started.count("old") == 1
@@ -102,11 +106,9 @@ async def test_a_renamed_file_whose_copy_takes_long_keeps_nothing_else_from_bein
 async def test_a_stop_does_not_wait_for_the_copy_of_a_renamed_file(tmp_path: Path) -> None:
     workflows = Workflows()
     async with following(tmp_path, workflows):
-        (tmp_path / "in/old").write_text("large")
-        await eventually(is_started(workflows, "old"))
-        workflows.held.add("new")
-        os.rename(tmp_path / "in/old", tmp_path / "in/new")
-        await eventually(lambda: "new" in workflows.waiting)
+        await rename(tmp_path / "in", workflows)
+    assert workflows.held == {"new"}, "its copy has not ended yet"
+    assert workflows.started == ["old", "new"]
 
 
 async def test_what_was_under_way_when_the_watch_failed_is_started_again(tmp_path: Path) -> None:
@@ -120,6 +122,7 @@ async def test_what_was_under_way_when_the_watch_failed_is_started_again(tmp_pat
         workflows.failure = None
         await eventually(lambda: ingestor.counts["compared"] >= 2)
         await eventually(is_started(workflows, "k", 3))
+    assert set(workflows.started) == {"k"}
 
 
 QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
