@@ -14,6 +14,9 @@ SEARCH_ATTRIBUTES = {"DrayageRoute": "Keyword", "DrayageKey": "Keyword", "Drayag
 READS_A_SECOND = {f"history.{queue}ProcessorMaxPollRPS": 1000 for queue in ("transfer", "timer", "visibility")}
 """A shard reads each of its queues 20 times a second at most. This server has one shard, so every task of an idle workflow
 would wait 50 ms; a cluster has hundreds of shards and does not notice."""
+QUERIES = {"history.maxBufferedQueryCount": 16}
+"""Of one workflow, while a task of it is under way. The server's own value is 1: the worker that reads a pass's limits and a person
+who looks at its progress would be in each other's way."""
 
 
 class TemporalServer(Server):
@@ -37,7 +40,7 @@ class TemporalServer(Server):
         super().__init__(folder)
         self.db_filename = db_filename
         self.headless = headless
-        self.dynamic_config = READS_A_SECOND | dict(dynamic_config or {})
+        self.dynamic_config = READS_A_SECOND | QUERIES | dict(dynamic_config or {})
 
     @property
     def address(self) -> str:

@@ -8,12 +8,17 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, overload
 
+from temporalio.service import RPCError, RPCStatusCode
+
 Found = TypeVar("Found")
 
 INTERVAL_S = 0.02
 SLACK = 6.0
 """Times are those of an idle machine; tests run side by side with their servers, on machines that others use as well. Only what
 fails takes longer for it."""
+BUSY = frozenset({RPCStatusCode.RESOURCE_EXHAUSTED, RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED})
+"""What Temporal's server says of a workflow that cannot answer right now: only so many queries of a workflow wait while a task
+of it is under way."""
 
 
 @overload
@@ -30,7 +35,8 @@ async def eventually(predicate: Callable[[], Any], timeout_s: float = 10.0, *, i
     """The first true value of `predicate`, plain or asynchronous. Fails with the last value after `timeout_s`, times
     `SLACK`.
 
-    An AssertionError in the predicate means "not yet" and is raised as it is when the time is up."""
+    An AssertionError in the predicate means "not yet", and so does a server that is `BUSY`; both are raised as they are when the
+    time is up."""
     deadline = time.monotonic() + timeout_s * SLACK
     while True:
         late = time.monotonic() >= deadline
@@ -39,6 +45,9 @@ async def eventually(predicate: Callable[[], Any], timeout_s: float = 10.0, *, i
             value = await outcome if inspect.isawaitable(outcome) else outcome
         except AssertionError:
             if late:
+                raise
+        except RPCError as error:
+            if late or error.status not in BUSY:
                 raise
         else:
             if value:
