@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -60,7 +61,13 @@ class Permits:
         try:
             while batch := self._waiting[route][:KEYS_PER_REQUEST]:
                 del self._waiting[route][: len(batch)]
-                told = await self._request(route, [key for key, _ in batch])
+                try:
+                    told = await self._request(route, [key for key, _ in batch])
+                except Exception as error:
+                    for _, answer in batch:
+                        if not answer.done():
+                            answer.set_exception(error)
+                    continue
                 refused = Permit(False, told.reason or UNCOUNTED, held=bool(told.reason))
                 for number, (_, answer) in enumerate(batch):
                     if not answer.done():
@@ -96,6 +103,8 @@ class Permits:
                 "permit", request, start_workflow_operation=start, result_type=PermitAnswer, rpc_timeout=ANSWER
             )
         except (RPCError, WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            with suppress(RPCError):
+                await start.workflow_handle()  # the same error once more: unread, it would be logged as nobody's
             return PermitAnswer(granted=0)
         return answer
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError
 
+from activities import deletions
+from activities.deletions import UNCOUNTED, Permit, Permits
 from replication.deletions import DeletionsProgress
-from replication.errors import ObjectNotFound
+from replication.errors import ObjectNotFound, RouteUnknown
 from replication.ids import deletions_id
 from replication.models import ANY, Attributes
 from stores.body import Body
@@ -133,3 +137,29 @@ async def test_a_deletion_happens_when_its_hold_has_passed(temporal_client: Clie
         await remove(stores[0], key)
         assert (await asyncio.wait_for(lab.replicate(key), 30)).outcome == "deleted"
     assert not await exists(stores[1], key)
+
+
+async def test_a_permit_that_nobody_answers_is_refused_and_leaves_nothing_behind(
+    temporal_client: Client, stores: tuple[MemoryStore, MemoryStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = make_lab(temporal_client, *stores)
+    monkeypatch.setattr(deletions, "ANSWER", timedelta(seconds=0.5))
+    lost: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: lost.append(context))
+    try:
+        assert await Permits(temporal_client, lab.settings, lab.stores).ask(lab.route, "k") == Permit(False, UNCOUNTED)
+        gc.collect()
+        await asyncio.sleep(0)
+    finally:
+        loop.set_exception_handler(None)
+        await guard(lab).terminate()
+    assert not lost, "errors that nobody looked at"
+
+
+async def test_whoever_asks_for_a_permit_hears_what_went_wrong(temporal_client: Client, stores: tuple[MemoryStore, MemoryStore]) -> None:
+    lab = make_lab(temporal_client, *stores)
+    permits = Permits(temporal_client, lab.settings, lab.stores)
+    asked = [permits.ask("no-such-route", key) for key in ("a", "b")]
+    answers = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+    assert [type(answer) for answer in answers] == [RouteUnknown, RouteUnknown]
