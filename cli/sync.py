@@ -30,7 +30,7 @@ from cli.session import INTERRUPTED
 from cli.sync_engine import ROOT, Engine
 from cli.sync_pass import Ending, Handle, OpenPass
 from cli.sync_state import State, configuration, pair_id, state_home
-from cli.sync_urls import Place, check_pair, parse_place, short_url
+from cli.sync_urls import Place, beside, check_pair, parse_place, short_url
 from cli.sync_view import View, tell
 from cli.unsettled import unsettled
 from ledger.ledger import Ledger
@@ -82,6 +82,7 @@ def request_of(options: argparse.Namespace, environ: Mapping[str, str]) -> Reque
         parse_place("SOURCE", options.source, os.path.realpath),
         parse_place("DESTINATION", options.destination, os.path.realpath),
     )
+    source, destination = beside(destination, source), beside(source, destination)
     check_pair(source, destination)
     _check_folders(source, destination)
     _check_secrets(source, destination, environ)

@@ -67,8 +67,15 @@ def parse_place(argument: Argument, text: str, resolve: Callable[[str], str]) ->
     return place
 
 
+def beside(other: Place, place: Place) -> Place:
+    """`place` as it is meant beside `other`: what files are copied to or from is a folder, with or without a '/' at its end."""
+    if other.folder is None or _is_folder(place):
+        return place
+    return place._replace(prefix=f"{place.prefix}/")
+
+
 def check_pair(source: Place, destination: Place) -> None:
-    """Raises `UsageError` for two places that share keys, or of which only one is meant as a folder."""
+    """Raises `UsageError` for two places that share keys, or two buckets of which only one is meant as a folder."""
     sides = {"source": source, "destination": destination}
     stores = {name: place.settings for name, place in sides.items()}
     here, there = (LocationSettings(store=name, bucket=place.bucket, prefix=place.prefix) for name, place in sides.items())
@@ -76,7 +83,7 @@ def check_pair(source: Place, destination: Place) -> None:
         raise UsageError("argument DESTINATION: overlaps SOURCE: what is copied there would be copied again")
     if _is_folder(source) != _is_folder(destination):
         side: Argument = "DESTINATION" if _is_folder(source) else "SOURCE"
-        raise UsageError(f"argument {side}: prefix: does not end in '/', but the other side is a folder: end both in '/', or neither")
+        raise UsageError(f"argument {side}: prefix: does not end in '/', but that of the other side does: end both in '/', or neither")
 
 
 def url_of(place: Place) -> str:

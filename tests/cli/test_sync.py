@@ -123,7 +123,7 @@ BAD: dict[str, tuple[MakeArguments, str]] = {
     "a file URL with a host": (lambda d: ["file://host/a", str(d.destination)], "argument SOURCE: host: "),
     "the same place twice": (lambda d: [str(d.source), f"file://{d.source}"], "argument DESTINATION: overlaps SOURCE"),
     "one within the other": (lambda d: [str(d.source), str(d.source / "sub")], "argument DESTINATION: overlaps SOURCE"),
-    "a prefix that is no folder": (lambda d: ["s3://b/x", str(d.destination)], "argument SOURCE: prefix: does not end in '/'"),
+    "a prefix that is no folder": (lambda _: ["s3://b/x", "s3://c/y/"], "argument SOURCE: prefix: does not end in '/'"),
     "a source that is not there": (lambda d: [str(d.destination), str(d.source)], "argument SOURCE: path: "),
     "a cap without deletions": (
         lambda d: [str(d.source), str(d.destination), "--max-delete", "5"],

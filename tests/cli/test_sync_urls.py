@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.sync_urls import Place, check_pair, parse_place, short_url, url_of
+from cli.sync_urls import Place, beside, check_pair, parse_place, short_url, url_of
 from replication.errors import UsageError
 
 LITERAL = "AKIAVERYSECRETVALUE"
@@ -147,7 +147,7 @@ PAIRS = {
     ("/srv/a", "/srv/a/b"): "overlaps SOURCE",
     ("/srv/a b/c", "/srv/a b"): "overlaps SOURCE",
     ("s3://a", "s3://b/x"): "prefix: does not end in '/'",
-    ("/srv/a", "gs://b/x"): "prefix: does not end in '/'",
+    ("s3://a/x/", "gs://b/x"): "prefix: does not end in '/'",
 }
 
 
@@ -159,7 +159,16 @@ def test_a_pair_is_refused(pair: tuple[str, str]) -> None:
 
 def test_a_source_that_is_no_folder_is_refused_by_its_name() -> None:
     with pytest.raises(UsageError, match=r"^argument SOURCE: prefix: does not end in '/'"):
-        check_pair(parse("s3://a/x"), parse("/srv/b"))
+        check_pair(parse("s3://a/x"), parse("s3://b"))
+
+
+def test_a_prefix_beside_files_is_a_folder_with_or_without_its_slash() -> None:
+    files, bucket = parse("/srv/a"), parse("s3://b/x")
+    assert beside(files, bucket) == parse("s3://b/x/")
+    assert beside(files, parse("s3://b/x/")) == parse("s3://b/x/")
+    assert beside(files, parse("s3://b")) == parse("s3://b")
+    assert beside(parse("gs://c/y/"), bucket) == bucket, "a prefix may be the beginning of a name there"
+    assert beside(bucket, files) == files
 
 
 @pytest.mark.parametrize(
