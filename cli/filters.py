@@ -33,7 +33,9 @@ def add_filter_arguments(parser: argparse.ArgumentParser, *, prefix: bool = Fals
     filters = parser.add_argument_group("which objects", "all conditions must hold; the same on both sides")
     if prefix:
         filters.add_argument("--prefix", type=_prefix, default="", metavar="PREFIX", help="of the key below the route's prefix")
-    filters.add_argument("--include", action="append", type=_glob, metavar="GLOB", help="keys to take: *, **, ?, [a-z]; repeatable")
+    filters.add_argument(
+        "--include", action="append", type=_glob, metavar="GLOB", help="keys to take, such as '**/*.jpg': a * ends at a /; repeatable"
+    )
     filters.add_argument("--exclude", action="append", type=_glob, metavar="GLOB", help="keys to leave out, wins; repeatable")
     filters.add_argument("--min-size", type=_size, metavar="SIZE", help="64KiB, 10MB, bytes")
     filters.add_argument("--max-size", type=_size, metavar="SIZE")
