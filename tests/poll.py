@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, overload
 
 from temporalio.service import RPCError, RPCStatusCode
@@ -55,3 +55,8 @@ async def eventually(predicate: Callable[[], Any], timeout_s: float = 10.0, *, i
             if late:
                 raise AssertionError(f"not within {timeout_s * SLACK} s; the last value was {value!r}")
         await asyncio.sleep(interval_s)
+
+
+async def within(what: Awaitable[Found], timeout_s: float) -> Found:
+    """The result of `what`. Raises `TimeoutError` after `timeout_s`, times `SLACK`."""
+    return await asyncio.wait_for(what, timeout_s * SLACK)

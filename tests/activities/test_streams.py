@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from activities.streams import FEW, RESTS, WINDOW_S, Streams, Width
+from tests.poll import within
 
 MOST = 32
 FIRST_S = WINDOW_S * 1.01
@@ -121,6 +122,6 @@ async def test_a_part_that_is_cancelled_leaves_its_place_to_the_next(granted: bo
     second.cancel()
     line.ends[0].set()
     line.ends[2].set()
-    await asyncio.wait_for(third, 5)
+    await within(third, 5)
     assert line.begun == [0, 2]
     assert (await asyncio.gather(second, return_exceptions=True))[0].__class__ is asyncio.CancelledError

@@ -8,7 +8,7 @@ import pytest
 
 from activities.tide import STEP, Tide
 from stores.pace import Pace
-from tests.poll import eventually
+from tests.poll import eventually, within
 
 
 class Objects:
@@ -126,7 +126,7 @@ async def test_objects_that_are_cancelled_anywhere_leave_the_way_free(per_s: flo
             task.cancel()
         objects.read_on.set()
         objects.write_on.set()
-        await asyncio.wait_for(asyncio.gather(*objects.tasks, return_exceptions=True), 5)
+        await within(asyncio.gather(*objects.tasks, return_exceptions=True), 5)
         assert set(objects.written) >= {1, 3, 5, 7}
         assert (tide.reads.under_way, tide.writes.under_way) == (0, 0)
         assert not tide.reads.line

@@ -38,7 +38,7 @@ def _starter(redirection: str, config: Path, *arguments: str, **variables: str) 
     command = [sys.executable, str(ROOT / "starter.py"), *arguments, "--config", str(config)]
     environment = {**clean_environment(), **variables}
     shell = ["sh", "-c", f'"$@" {redirection}', "sh", *command]
-    return subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_a_full_standard_output_is_one_line_and_exit_code_1(config: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_closed_standard_output_changes_nothing_of_the_end(config: Path) -> No
 def test_a_letter_that_the_encoding_lacks_is_escaped() -> None:
     code = "from cli.output import Output; Output(as_json=False).line('\\u00fcn\\u00ef')"
     environment = {**clean_environment(), "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False)
 
     assert (ended.returncode, ended.stdout) == (0, "\\xfcn\\xef\n")
 

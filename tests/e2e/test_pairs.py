@@ -14,6 +14,7 @@ from replication.models import ReplicateObjectResult
 from tests.e2e.conftest import OpenRoute, Sides
 from tests.e2e.sides import EXPIRES, MIB, Properties, S3Side, Seen, Side
 from tests.lab import Lab
+from tests.poll import SLACK
 
 PAIRS = [(a, b) for a in ("s3", "s3b", "gcs", "files") for b in ("s3", "s3b", "gcs", "files") if (a, b) != ("s3b", "s3b")]
 """Every way between the four, and within one endpoint where the store copies by itself."""
@@ -60,7 +61,7 @@ async def seed(source: Side, prefix: str, things: list[Thing]) -> None:
 
 
 async def replicate_all(lab: Lab, keys: list[str]) -> list[ReplicateObjectResult]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(60 * SLACK):
         return list(await asyncio.gather(*(lab.replicate(key) for key in keys)))
 
 

@@ -20,7 +20,7 @@ from tests.e2e.sides import FileSide, S3Side
 from tests.faults.conftest import MakeRig
 from tests.faults.rig import Rig, noise
 from tests.passes.test_pairs import put_all
-from tests.poll import eventually
+from tests.poll import eventually, within
 from tests.proxy import Rule, Stall, Status
 from workflows.object import ReplicateObject
 
@@ -233,7 +233,7 @@ async def test_an_archived_object_is_asked_for_and_copied_when_it_can_be_read(ar
         await eventually(lambda: _waits(handle), 30)
         with contextlib.suppress(RPCError):  # moto restores at once: the object may be there already
             await handle.signal("check", "restored")
-        await asyncio.wait_for(handle.result(), 60)
+        await within(handle.result(), 60)
     assert await rig.holds("cold", data)
 
 

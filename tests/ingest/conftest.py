@@ -35,7 +35,7 @@ from tests.e2e.sides import S3Side
 from tests.ingest.test_events import s3_body, s3_record
 from tests.lab import FAST_RETRIES, Lab
 from tests.ledgers import ledger_url
-from tests.poll import eventually
+from tests.poll import eventually, within
 from tests.proxy import FaultProxy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,7 +131,7 @@ class Rig:
             yield
         finally:
             stop.set()
-            await asyncio.wait_for(task, 20)
+            await within(task, 20)
             await ingestor.dispatcher.close()
 
     @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ from ingest.sqs import SqsIngestor
 from tests.e2e.sides import Properties, Seen, Side
 from tests.ingest.conftest import Rig
 from tests.ingest.test_events import s3_body, s3_record
-from tests.poll import eventually
+from tests.poll import eventually, within
 
 PUT, DELETE = "ObjectCreated:Put", "ObjectRemoved:Delete"
 
@@ -26,7 +26,7 @@ async def following(rig: Rig) -> AsyncIterator[SqsIngestor]:
             yield ingestor
         finally:
             stop.set()
-            await asyncio.wait_for(task, 15)
+            await within(task, 15)
             await ingestor.dispatcher.close()
 
 

@@ -17,7 +17,7 @@ from ingest.pace import Pace
 from replication.ids import object_workflow_id
 from replication.settings import Settings, parse_settings
 from tests.ingest.gates import TcpGate
-from tests.poll import eventually
+from tests.poll import eventually, within
 
 
 def route(name: str, store: str, bucket: str, prefix: str = "", **more: Any) -> dict[str, Any]:
@@ -71,7 +71,7 @@ async def test_a_hot_key_does_not_delay_another(temporal_client: Client) -> None
     dispatcher = Dispatcher(temporal_client, f"q-{uuid.uuid4().hex}", coalesce_s=3600.0)
     await dispatcher.start([Target(route, "hot")])
     waiting = asyncio.create_task(dispatcher.start([Target(route, "hot")]))
-    assert await asyncio.wait_for(dispatcher.start([Target(route, "cold")]), 20) == Started()
+    assert await within(dispatcher.start([Target(route, "cold")]), 20) == Started()
     assert not waiting.done()
     waiting.cancel()
     await dispatcher.close()
@@ -109,7 +109,7 @@ async def test_closing_gives_up_what_is_pending(temporal_client: Client) -> None
     waiting = asyncio.create_task(dispatcher.start([target]))
     await asyncio.sleep(0)  # lets it ask
     await dispatcher.close()
-    assert await asyncio.wait_for(waiting, 10) == Started(unavailable=frozenset({target}))
+    assert await within(waiting, 10) == Started(unavailable=frozenset({target}))
 
 
 async def test_every_target_is_started_though_more_are_asked_for_than_start_at_once(temporal_client: Client) -> None:
@@ -124,7 +124,7 @@ async def test_what_the_server_refuses_is_no_outage(temporal_client: Client) -> 
     target = Target(f"r-{uuid.uuid4().hex[:12]}", "k")
     refusing = Dispatcher(temporal_client, "q" * 2000)  # longer than Temporal lets an identifier be
     assert await refusing.start([target]) == Started(refused=frozenset({target}))
-    assert await asyncio.wait_for(refusing.healthy(), 10)
+    assert await within(refusing.healthy(), 10)
 
 
 def test_pauses_stay_below_two_requests_a_second_and_are_bounded() -> None:

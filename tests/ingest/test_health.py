@@ -18,7 +18,7 @@ from ingest.dispatch import Dispatcher
 from ingest.health import PROBE_EVERY_S, Health, serve_health, silent
 from replication.errors import SettingsError
 from tests.conftest import running
-from tests.poll import eventually
+from tests.poll import SLACK, eventually, within
 
 PATIENT_S = 20.0
 """For a Temporal that answers: however busy the machine is."""
@@ -65,7 +65,7 @@ async def served(health: Health) -> AsyncIterator[str]:
         yield f"http://{listen}"
     finally:
         stop.set()
-        await asyncio.wait_for(task, 10)
+        await within(task, 10)
 
 
 async def is_up(url: str) -> bool:
@@ -225,7 +225,7 @@ async def test_a_temporal_that_hangs_is_not_ready_and_is_asked_one_question_at_a
         server.suspend()
         try:
             clocks.seconds += PROBE_EVERY_S
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(30 * SLACK):
                 answers = await asyncio.gather(*(get(f"{url}/readyz") for _ in range(30)))
             assert {status for status, _ in answers} == {503}
             assert (probe.asked, probe.under_way, probe.most) == (2, 1, 1)

@@ -20,7 +20,7 @@ from tests.poll import eventually
 
 def get(url: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as refused:
         return refused.code, refused.read().decode()
@@ -30,7 +30,7 @@ def get(url: str) -> tuple[int, str]:
 
 def post(url: str, body: str, token: str) -> int:
     request = urllib.request.Request(url, body.encode(), {"Authorization": f"Bearer {token}"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return int(answer.status)
 
 

@@ -32,7 +32,7 @@ from tests.ingest.conftest import FAST
 from tests.ingest.test_converge import Driver, compared
 from tests.lab import FAST_RETRIES, Lab
 from tests.ledgers import ledger_url
-from tests.poll import eventually
+from tests.poll import eventually, within
 from tests.proxy import FaultProxy
 
 
@@ -128,7 +128,7 @@ async def following(*ingestors: PubSubIngestor) -> AsyncIterator[None]:
         yield
     finally:
         stop.set()
-        await asyncio.wait_for(asyncio.gather(*tasks), 30)
+        await within(asyncio.gather(*tasks), 30)
         for ingestor in ingestors:
             await ingestor.dispatcher.close()
 

@@ -27,7 +27,7 @@ from tests.e2e.sides import S3Side
 from tests.ingest.conftest import FAST
 from tests.lab import FAST_RETRIES, Lab
 from tests.ledgers import ledger_url
-from tests.poll import eventually
+from tests.poll import eventually, within
 
 MODES = ("native", "poll")
 
@@ -61,7 +61,7 @@ class Rig:
                 yield ingestors
             finally:
                 stop.set()
-                await asyncio.wait_for(asyncio.gather(*tasks), 30)
+                await within(asyncio.gather(*tasks), 30)
                 for ingestor in ingestors:
                     await ingestor.dispatcher.close()
 

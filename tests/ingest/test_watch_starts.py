@@ -19,7 +19,7 @@ from ingest.watch import WatchIngestor
 from replication.settings import parse_settings
 from stores.registry import Stores
 from tests.ingest.conftest import FAST
-from tests.poll import eventually
+from tests.poll import eventually, within
 
 
 class Workflows:
@@ -72,7 +72,7 @@ async def following(root: Path, workflows: Workflows, **watch: Any) -> AsyncIter
         yield ingestor
     finally:
         stop.set()
-        await asyncio.wait_for(running, 10)
+        await within(running, 10)
         await stores.close()
 
 

@@ -29,7 +29,7 @@ from stores.registry import Stores
 from tests.ingest.test_events import s3_body, s3_record
 from tests.lab import FAST_RETRIES, Lab
 from tests.ledgers import ledger_url
-from tests.poll import eventually
+from tests.poll import eventually, within
 
 TOKEN = "correct-horse-battery"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -88,7 +88,7 @@ class WebhookRig:
         finally:
             self.stop.set()
             try:
-                await asyncio.wait_for(task, 30)
+                await within(task, 30)
             finally:
                 await self.dispatcher.close()
 
@@ -128,7 +128,7 @@ class WebhookRig:
         reader, writer = await self.connect()
         writer.write(request)
         try:
-            return await asyncio.wait_for(reader.read(), 30)
+            return await within(reader.read(), 30)
         finally:
             writer.close()
 

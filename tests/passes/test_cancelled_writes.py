@@ -18,7 +18,7 @@ from replication.models import Attributes, Condition, ObjectInfo, SettleInput, S
 from stores.body import Body
 from stores.memory import MemoryStore
 from tests.passes.in_memory import Bench, bench
-from tests.poll import eventually
+from tests.poll import eventually, within
 
 
 class Answering(MemoryStore):
@@ -83,13 +83,13 @@ async def test_a_write_is_on_record_though_it_is_cancelled_before_its_answer(act
         store = cast(Answering, made.destination)
         store.began, store.answers = asyncio.Event(), asyncio.Event()
         settling = asyncio.create_task(settle(made))
-        await asyncio.wait_for(store.began.wait(), 20)
+        await within(store.began.wait(), 20)
         settling.cancel()
         if answers:
             await asyncio.sleep(0)
             store.answers.set()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(settling, 20)
+            await within(settling, 20)
         entries = [entry.action for entry in await made.ledger.history("r", "k")][len(before) :]
         assert entries == ([action] if answers else []), "what never answers holds up nobody for long"
 

@@ -26,6 +26,7 @@ from replication.routes import Route
 from stores.body import Body
 from stores.memory import MemoryStore
 from tests.passes.in_memory import Bench, Throttling, bench
+from tests.poll import within
 
 
 class Steered:
@@ -154,7 +155,7 @@ async def test_the_deletions_of_a_paused_pass_keep_no_slot_and_are_made_later(mo
         await three_are_gone(made)
         await made.scan(pass_id="p1")
         paused, asked = activities_of(made, steering=Steering(paused=True)), ExtraInput(route="r", pass_id="p1")
-        rested = await asyncio.wait_for(ActivityEnvironment().run(paused.delete_extra, asked), 20)
+        rested = await within(ActivityEnvironment().run(paused.delete_extra, asked), 20)
         assert (rested.cursor, rested.ended, rested.deleted, len(await made.replicas())) == ("", False, 0, 21)
         done = await ActivityEnvironment().run(activities_of(made).delete_extra, asked)
         assert (done.ended, done.deleted, len(await made.replicas())) == (True, 3, 18)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from temporalio.client import Client
@@ -13,6 +12,7 @@ from replication.models import ObjectInfo
 from replication.passes import PassInput, PassResult
 from stores.memory import MemoryStore
 from tests.lab import Lab, make_lab
+from tests.poll import within
 
 
 class Vanishing(MemoryStore):
@@ -32,7 +32,7 @@ async def passed(lab: Lab) -> PassResult:
     handle = await lab.client.start_workflow(
         "ReconcileRoute", wanted, id=pass_workflow_id("repair", lab.route), task_queue=lab.queue, result_type=PassResult
     )
-    return await asyncio.wait_for(handle.result(), 60)
+    return await within(handle.result(), 60)
 
 
 async def test_a_pass_does_not_wait_for_the_hold_of_an_object_that_went_while_it_ran(temporal_client: Client) -> None:

@@ -16,6 +16,7 @@ from temporalio.workflow import NondeterminismError
 
 from embedded.temporal import TemporalServer
 from tests.conftest import running
+from tests.poll import SLACK
 from tests.replay.record import HISTORIES, record_all
 from tests.replay.scenarios import SCENARIOS, SHORT_HISTORIES
 from worker import WORKFLOWS
@@ -43,7 +44,7 @@ def event_types(document: dict[str, Any]) -> set[str]:
 
 async def replay(history: WorkflowHistory) -> WorkflowReplayResult:
     """Raises `NondeterminismError` when today's code decides otherwise."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * SLACK):
         return await replayer().replay_workflow(history)
 
 

@@ -29,6 +29,7 @@ from replication.keys import RESERVED_PREFIX
 from replication.models import ABSENT, ANY, Attributes, Condition, ListedObject, ObjectInfo, Part, Version
 from stores.body import Body
 from stores.checksum import Digest, crc32c
+from tests.poll import within
 from tests.stores.conftest import Case
 from tests.stores.keys import ODD_KEYS
 
@@ -227,7 +228,7 @@ async def test_a_cancelled_put_stores_nothing(case: Case) -> None:
         yield noise(200_000)
 
     put = asyncio.create_task(case.store.put(case.bucket, case.key(), Body(stream(), 600_000), Attributes(), ANY))
-    await asyncio.wait_for(started.wait(), 20)
+    await within(started.wait(), 20)
     put.cancel()
     with pytest.raises(asyncio.CancelledError):
         await put

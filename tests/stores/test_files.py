@@ -45,6 +45,7 @@ from stores.body import Body
 from stores.checksum import combine_crc32c, crc32c
 from stores.files import FileStore
 from stores.walk import walk
+from tests.poll import within
 from tests.stores.keys import ODD_KEYS, TRAVERSALS
 
 CRASH = 42
@@ -200,7 +201,7 @@ async def test_pipes_sockets_and_devices_are_no_objects_and_block_nobody(store: 
     os.close(folder)
     for key in ("pipe", "socket"):
         with pytest.raises(ObjectNotFound):
-            await asyncio.wait_for(store.head("bucket", key), 5)
+            await within(store.head("bucket", key), 5)
         with pytest.raises(KeyCollision):
             await put(store, key, b"x")
     assert await keys(store) == []

@@ -44,6 +44,7 @@ from stores.gcs import GATHER_MAX, GcsStore
 from stores.gcs_api import GcsApi
 from stores.gcs_resources import part_name, upload_prefix
 from stores.http import HttpPlane
+from tests.poll import within
 
 LARGE = random.Random(1).randbytes(GATHER_MAX + 100_000)
 
@@ -149,7 +150,7 @@ async def test_a_cancelled_large_put_leaves_nothing(fake: Fake) -> None:
         await never.wait()
 
     put = asyncio.create_task(fake.store.put(fake.bucket, "k", Body(chunks(), 2 * MIB), Attributes(), ANY))
-    await asyncio.wait_for(started.wait(), 20)
+    await within(started.wait(), 20)
     put.cancel()
     with pytest.raises(asyncio.CancelledError):
         await put

@@ -6,6 +6,7 @@ import asyncio
 import random
 
 from stores.budget import ByteBudget
+from tests.poll import within
 
 
 async def test_the_sum_never_passes_the_limit_and_everybody_gets_a_turn() -> None:
@@ -56,7 +57,7 @@ async def test_a_cancelled_holder_gives_its_bytes_back() -> None:
     assert not waiting.done()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await asyncio.wait_for(waiting, 1)
+    await within(waiting, 1)
 
     assert budget.held_bytes == 5
     await second.__aexit__(None, None, None)

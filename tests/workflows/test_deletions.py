@@ -20,7 +20,7 @@ from replication.models import ANY, Attributes
 from stores.body import Body
 from stores.memory import MemoryStore
 from tests.lab import Handle, Lab, make_lab
-from tests.poll import eventually
+from tests.poll import eventually, within
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ async def test_a_deletion_happens_when_its_hold_has_passed(temporal_client: Clie
     async with lab.worker():
         (key,) = await replicated(lab, stores[0], 1)
         await remove(stores[0], key)
-        assert (await asyncio.wait_for(lab.replicate(key), 30)).outcome == "deleted"
+        assert (await within(lab.replicate(key), 30)).outcome == "deleted"
     assert not await exists(stores[1], key)
 
 
@@ -161,5 +161,5 @@ async def test_whoever_asks_for_a_permit_hears_what_went_wrong(temporal_client: 
     lab = make_lab(temporal_client, *stores)
     permits = Permits(temporal_client, lab.settings, lab.stores)
     asked = [permits.ask("no-such-route", key) for key in ("a", "b")]
-    answers = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+    answers = await within(asyncio.gather(*asked, return_exceptions=True), 10)
     assert [type(answer) for answer in answers] == [RouteUnknown, RouteUnknown]

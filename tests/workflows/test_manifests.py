@@ -22,7 +22,7 @@ from stores.memory import MemoryStore
 from tests.conftest import running
 from tests.dss import Dss
 from tests.lab import Handle, Lab, make_lab
-from tests.poll import eventually
+from tests.poll import eventually, within
 from tests.replay.scenarios import SHORT_HISTORIES, chain
 
 BY_WAKING = {"poll": "1h", "poll_max": "1h", "deadline": "1d"}
@@ -82,7 +82,7 @@ async def waits(lab: Lab, handle: Handle, text: str, phase: str = "waiting") -> 
 
 async def blocked(handle: Handle) -> tuple[str, str]:
     with pytest.raises(WorkflowFailureError) as caught:
-        await asyncio.wait_for(handle.result(), 30)
+        await within(handle.result(), 30)
     cause = caught.value.cause
     assert isinstance(cause, ApplicationError)
     return cause.type or "", cause.message
@@ -105,7 +105,7 @@ async def test_a_chain_of_four_levels_follows_its_last_blob_without_any_poll(
 
         await put(source, dss.blob, dss.data)
         await lab.start(dss.blob, signal=True)
-        result = await asyncio.wait_for(top.result(), 30)
+        result = await within(top.result(), 30)
     assert result.outcome == "copied"
     assert destination.order == dss.chain
 
@@ -143,7 +143,7 @@ async def test_a_manifest_says_what_it_waits_for_and_is_published_after_the_last
         assert "m.json" not in destination.order
         await put(source, missing, b"last")
         await lab.start(missing, signal=True)
-        assert (await asyncio.wait_for(manifest.result(), 30)).outcome == "copied"
+        assert (await within(manifest.result(), 30)).outcome == "copied"
     assert destination.order[-1] == "m.json"
     assert sorted(destination.order[:-1]) == parts
 
@@ -158,7 +158,7 @@ async def test_what_arrives_without_a_word_is_found_by_the_timer(
         await waits(lab, manifest, "1 of 1")
         await put(source, "p", b"data")
         await put(destination, "p", b"data", bucket="dst")  # somebody else put it there
-        assert (await asyncio.wait_for(manifest.result(), 30)).outcome == "copied"
+        assert (await within(manifest.result(), 30)).outcome == "copied"
 
 
 async def test_past_the_deadline_it_is_stalled_and_completes_by_itself(
@@ -174,7 +174,7 @@ async def test_past_the_deadline_it_is_stalled_and_completes_by_itself(
         for part in parts:
             await put(source, part, part.encode())
             await lab.start(part, signal=True)
-        assert (await asyncio.wait_for(manifest.result(), 30)).outcome == "copied"
+        assert (await within(manifest.result(), 30)).outcome == "copied"
 
 
 async def test_a_manifest_that_is_overwritten_while_it_waits_follows_the_newest(
@@ -188,7 +188,7 @@ async def test_a_manifest_that_is_overwritten_while_it_waits_follows_the_newest(
         await waits(lab, manifest, "first missing: never")
         newest = await put(source, "m.json", {"parts": ["p"]})
         await lab.start("m.json", signal=True)
-        result = await asyncio.wait_for(manifest.result(), 30)
+        result = await within(manifest.result(), 30)
     assert result.source_version == newest.version.token
     assert destination.order == ["p", "m.json"]
 
@@ -206,7 +206,7 @@ async def test_a_dependency_that_goes_while_others_are_awaited_is_brought_back_f
         await remove(destination, "dst", "early")
         await put(source, "late", b"2")
         await lab.start("late", signal=True)
-        assert (await asyncio.wait_for(manifest.result(), 30)).outcome == "copied"
+        assert (await within(manifest.result(), 30)).outcome == "copied"
     assert destination.order == ["early", "late", "early", "m.json"]
 
 
@@ -237,7 +237,7 @@ async def test_waiting_costs_a_bounded_history_and_loses_no_wake_up(source: Memo
             await eventually(continued, 60)
             await put(source, "p", b"data")
             await lab.start("p", signal=True)
-            assert (await asyncio.wait_for(client.get_workflow_handle(manifest.id).result(), 30))["outcome"] == "copied"
+            assert (await within(client.get_workflow_handle(manifest.id).result(), 30))["outcome"] == "copied"
         for run in await chain(client, manifest.id):
             history = await client.get_workflow_handle(manifest.id, run_id=run).fetch_history()
             assert len(history.events) < 200
@@ -273,7 +273,7 @@ async def test_thousands_of_references_are_compared_by_listing_and_published_onc
     lab = make_lab(temporal_client, source, destination, dependencies=JSON_RULE, dependency_wait=BY_WAKING)
     async with lab.worker():
         handle = await lab.start("m.json")
-        assert (await asyncio.wait_for(handle.result(), 60)).outcome == "copied"
+        assert (await within(handle.result(), 60)).outcome == "copied"
     assert destination.order[-1] == "m.json"
     assert sorted(destination.order) == [*parts[-3:], "m.json"]
     assert destination.heads.total() < 200
@@ -292,7 +292,7 @@ async def test_manifests_that_share_a_dependency_are_all_told(temporal_client: C
             await waits(lab, handle, "1 of 1")
         await put(source, "shared", b"1")
         await lab.start("shared", signal=True)
-        results = await asyncio.wait_for(asyncio.gather(*(handle.result() for handle in handles)), 60)
+        results = await within(asyncio.gather(*(handle.result() for handle in handles)), 60)
     assert [result.outcome for result in results] == ["copied"] * len(manifests)
     assert destination.order[0] == "shared"
 

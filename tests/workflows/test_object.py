@@ -24,7 +24,7 @@ from replication.models import Attributes, Condition, ObjectInfo, ReplicateObjec
 from stores.body import Body
 from stores.memory import MemoryStore
 from tests.lab import Handle, Lab, make_lab
-from tests.poll import eventually
+from tests.poll import eventually, within
 from workflows.options import CONFLICT_LOOKS
 
 MIB = 1 << 20
@@ -285,7 +285,7 @@ async def test_an_object_is_cancelled_though_it_was_paused_and_the_step_under_wa
     await eventually(lambda: has_asked_to_cancel(handle))
     held.gate.set()
     with pytest.raises(WorkflowFailureError) as failed:
-        await asyncio.wait_for(handle.result(), 20)
+        await within(handle.result(), 20)
 
     assert isinstance(failed.value.cause, CancelledError)
     assert [upload async for upload in held.list_uploads("dst")] == []

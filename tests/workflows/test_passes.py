@@ -48,7 +48,7 @@ from stores.body import Body
 from stores.memory import MemoryStore
 from tests.conftest import running
 from tests.lab import Lab, make_lab
-from tests.poll import eventually
+from tests.poll import eventually, within
 from tests.replay.scenarios import SHORT_HISTORIES
 from workflows.options import BULK_SUFFIX, UPDATES_PER_RUN
 from workflows.passes import ReconcileRoute
@@ -89,7 +89,7 @@ async def test_a_partition_that_was_cancelled_by_itself_ends_the_pass_and_is_nam
         await eventually(running, 20)
         await partition.cancel()
         with pytest.raises(WorkflowFailureError) as failed:
-            await asyncio.wait_for(handle.result(), 20)
+            await within(handle.result(), 20)
         assert isinstance(failed.value.cause, ApplicationError)
         assert failed.value.cause.type == "partition-cancelled"
     assert [(one.route, one.state, one.reason) for one in ENDS if one.route == route] == [(route, "failed", "partition-cancelled")]
@@ -151,14 +151,14 @@ async def test_a_pass_whose_last_step_before_a_wait_ends_well_is_cancelled_all_t
     small = Worker(temporal_client, task_queue=queue, workflows=[ReconcileRoute, Empty], activities=[made.begin, made.weigh, made.end])
     async with small, Worker(temporal_client, task_queue=queue + BULK_SUFFIX, activities=[made.delete]):
         handle = await temporal_client.start_workflow(ReconcileRoute.run, PassInput(route=route), id=f"reconcile:{route}", task_queue=queue)
-        await asyncio.wait_for(made.begun.wait(), 20)
+        await within(made.begun.wait(), 20)
         if paused:
             await handle.execute_update("pause")
         await handle.cancel()
         await eventually(lambda: has_asked_to_cancel(handle), 20)
         made.ends.set()
         with pytest.raises(WorkflowFailureError) as failed:
-            await asyncio.wait_for(handle.result(), 10)
+            await within(handle.result(), 10)
         assert isinstance(failed.value.cause, CancelledError)
 
 
@@ -169,13 +169,13 @@ async def test_a_run_that_finds_nothing_to_hold_any_more_does_not_say_that_it_is
     small = Worker(temporal_client, task_queue=queue, workflows=[ReconcileRoute, Empty], activities=[made.weigh, made.end])
     async with small, Worker(temporal_client, task_queue=queue + BULK_SUFFIX, activities=[made.delete]):
         handle = await temporal_client.start_workflow(ReconcileRoute.run, asked, id=f"reconcile:{route}", task_queue=queue)
-        await asyncio.wait_for(made.begun.wait(), 20)
+        await within(made.begun.wait(), 20)
         progress = await handle.query(ReconcileRoute.progress)
         assert (progress.state, progress.held) == ("running", "")
         assert (await handle.describe()).typed_search_attributes.get(PHASE) == "settling"
         made.rests = True
         made.ends.set()
-        assert (await asyncio.wait_for(handle.result(), 20)).state == "done"
+        assert (await within(handle.result(), 20)).state == "done"
 
 
 class Unsplittable:
@@ -206,7 +206,7 @@ async def test_a_pass_that_cannot_split_a_range_ends_its_partitions_and_counts_w
     async with Worker(temporal_client, task_queue=queue, workflows=[ReconcileRoute, Counting], activities=[begin, end, split]):
         handle = await temporal_client.start_workflow(ReconcileRoute.run, PassInput(route=route), id=f"reconcile:{route}", task_queue=queue)
         with pytest.raises(WorkflowFailureError):
-            await asyncio.wait_for(handle.result(), 20)
+            await within(handle.result(), 20)
     (ended,) = [one for one in ENDS if one.route == route]
     assert (ended.state, ended.reason, ended.counters.copied) == ("failed", "bucket-not-found", 102)
 
@@ -225,7 +225,7 @@ async def test_a_pass_that_is_paused_before_its_deletions_takes_updates_without_
     async with small, Worker(short_history_client, task_queue=queue + BULK_SUFFIX, activities=[made.delete]):
         await short_history_client.start_workflow(ReconcileRoute.run, PassInput(route=route), id=name, task_queue=queue)
         handle = short_history_client.get_workflow_handle(name)
-        await asyncio.wait_for(made.begun.wait(), 20)
+        await within(made.begun.wait(), 20)
         await handle.execute_update("pause")
         made.rests = True
         made.ends.set()
@@ -239,7 +239,7 @@ async def test_a_pass_that_is_paused_before_its_deletions_takes_updates_without_
         await eventually(suspended, 20)
         assert (await handle.query("progress"))["state"] == "paused"
         await handle.execute_update("resume")
-        result = await asyncio.wait_for(short_history_client.get_workflow_handle(name, result_type=PassResult).result(), 20)
+        result = await within(short_history_client.get_workflow_handle(name, result_type=PassResult).result(), 20)
     assert result.state == "done"
 
 
@@ -290,7 +290,7 @@ async def test_a_long_pass_goes_on_in_runs_that_count_and_remember_as_one(
 
         await eventually(held, 60)
         assert await handle.execute_update(ReconcileRoute.approve) == "40 deletions, more than 10"
-        result = await asyncio.wait_for(handle.result(), 60)
+        result = await within(handle.result(), 60)
         progress = await lab.client.get_workflow_handle(handle.id).query("progress", result_type=dict)
     counters = result.counters
     assert (counters.listed, counters.copied, counters.skipped, counters.deleted, counters.extra) == (2_100, 900, 1_200, 40, 40)
@@ -321,7 +321,7 @@ async def test_a_pass_takes_more_updates_than_a_run_may_have(temporal_client: Cl
 
         await latest.execute_update("limit", LimitUpdate(requests_per_s=0, concurrency=0))
         await eventually(again, 60)
-        result = await asyncio.wait_for(handle.result(), 60)
+        result = await within(handle.result(), 60)
     assert (result.counters.copied, result.state) == (300, "done")
 
 
