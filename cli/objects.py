@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, TimeoutError
 from temporalio.service import RPCError
 
+from cli.session import ANSWER
 from replication.models import Progress, ReplicateObjectResult
 from workflows.start import WORKFLOW, Handle, start_object
 
@@ -21,10 +21,6 @@ RIGHT = frozenset({"copied", "updated", "in_sync", "deleted", "kept"})
 """Outcomes that leave nothing to do; every other one makes a command end with exit code 1."""
 RESTING = frozenset({"waiting", "stalled", "awaited", "held", "paused"})
 """Phases of an open workflow that only the world, or an operator, ends."""
-
-
-ANSWER = timedelta(seconds=10)
-"""How long a worker may take to answer a query; where none polls there is no answer."""
 
 
 async def read_progress(handle: Handle) -> Progress:

@@ -8,7 +8,7 @@ from typing import Any
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
-from cli.passes import ANSWER
+from cli.session import ANSWER
 from cli.updates import update
 from replication.ids import pass_workflow_id
 from replication.passes import Mode, PassProgress

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import timedelta
 from typing import Any
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
@@ -15,7 +14,7 @@ from temporalio.service import RPCError
 from cli.counts import counted, examined, moved
 from cli.live import with_open_partitions
 from cli.output import Output, printable
-from cli.session import DIFFERS, DONE, UNREACHABLE, Session
+from cli.session import ANSWER, DIFFERS, DONE, UNREACHABLE, Session
 from cli.sync_view import View
 from cli.unsettled import unsettled
 from ledger.ledger import Ledger
@@ -28,7 +27,6 @@ from workflows.options import priority
 from workflows.visibility import route_attributes
 
 PassHandle = WorkflowHandle[Any, PassResult]
-ANSWER = timedelta(seconds=10)
 LOOK_S = 0.5
 ENDED = {"done": DONE, "skipped": DONE}
 

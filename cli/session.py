@@ -1,4 +1,6 @@
-"""What every command starts from: the settings, the environment, the output; and how it reaches Temporal and the stores."""
+"""What every command starts from: the settings, the environment, the output; and how it reaches Temporal and the stores.
+
+What a command does not use is not imported: the ledger's and the stores' libraries take a third of a quick command's time."""
 
 from __future__ import annotations
 
@@ -6,22 +8,27 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
 
 from temporalio.client import Client
 
 from cli.output import Output
-from ledger.ledger import Ledger
 from replication.errors import RouteUnknown, UsageError
 from replication.keys import key_problem
 from replication.routes import Route
 from replication.settings import Settings
-from stores.registry import Stores
 from workflows.client import connect
+
+if TYPE_CHECKING:
+    from ledger.ledger import Ledger
+    from stores.registry import Stores
 
 DONE, DIFFERS, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 """The exit codes: done; finished with objects that failed or differ; wrong usage or configuration; the server or a
 store cannot be reached; interrupted."""
+ANSWER = timedelta(seconds=10)
+"""How long a worker may take to answer a query; where none polls there is no answer."""
 
 T = TypeVar("T")
 
@@ -41,6 +48,8 @@ class Session:
     @asynccontextmanager
     async def stores(self) -> AsyncIterator[Stores]:
         """The configured stores; closed when the block ends."""
+        from stores.registry import Stores
+
         stores = Stores(self.settings, self.environ)
         try:
             yield stores
@@ -50,6 +59,8 @@ class Session:
     @asynccontextmanager
     async def ledger(self) -> AsyncIterator[Ledger]:
         """The ledger, opened when it is first asked; closed when the block ends."""
+        from ledger.ledger import Ledger
+
         ledger = Ledger(self.settings.ledger)
         try:
             yield ledger

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
@@ -17,7 +16,7 @@ from temporalio.exceptions import CancelledError as WorkflowCancelled
 from temporalio.service import RPCError, RPCStatusCode
 
 from cli.live import with_open_partitions
-from cli.session import DIFFERS, DONE, UNREACHABLE
+from cli.session import ANSWER, DIFFERS, DONE, UNREACHABLE
 from replication.errors import (
     BY_REASON,
     BucketNotFound,
@@ -34,7 +33,6 @@ from workflows.visibility import ROUTE
 WORKFLOW = "ReconcileRoute"
 ASKED = "asked"
 """Memo: the options of the command that started the pass."""
-ANSWER = timedelta(seconds=10)
 CANCEL_S = 60.0
 WAITING_S = 30.0
 """How long a pass may wait for a store before the command gives up waiting with it."""
