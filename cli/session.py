@@ -1,6 +1,7 @@
 """What every command starts from: the settings, the environment, the output; and how it reaches Temporal and the stores.
 
-What a command does not use is not imported: the ledger's and the stores' libraries take a third of a quick command's time."""
+What a command does not use is not imported: the ledger's and the stores' libraries take a third of a quick command's time.
+"""
 
 from __future__ import annotations
 

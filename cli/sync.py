@@ -74,14 +74,14 @@ def prepare(options: argparse.Namespace, environ: Mapping[str, str], output: Out
     """The command, ready to run. Raises `UsageError` or `SettingsError`; nothing is made and nobody is contacted."""
     request = request_of(options, environ)
     parse_settings(request.configuration("127.0.0.1:7233"))
+    for typed, place in zip(_typed(options), (request.source, request.destination), strict=True):
+        if typed != place:
+            output.note(f"{short_url(typed)} is taken as the folder {short_url(place)}")
     return run(request, environ, output)
 
 
 def request_of(options: argparse.Namespace, environ: Mapping[str, str]) -> Request:
-    source, destination = (
-        parse_place("SOURCE", options.source, os.path.realpath),
-        parse_place("DESTINATION", options.destination, os.path.realpath),
-    )
+    source, destination = _typed(options)
     source, destination = beside(destination, source), beside(source, destination)
     check_pair(source, destination)
     _check_folders(source, destination)
@@ -101,6 +101,13 @@ def request_of(options: argparse.Namespace, environ: Mapping[str, str]) -> Reque
         options=json.dumps(typed, default=repr, sort_keys=True),
         approve=options.approve,
         state=state,
+    )
+
+
+def _typed(options: argparse.Namespace) -> tuple[Place, Place]:
+    return (
+        parse_place("SOURCE", options.source, os.path.realpath),
+        parse_place("DESTINATION", options.destination, os.path.realpath),
     )
 
 

@@ -23,6 +23,8 @@ import yaml
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.contrib.pydantic import pydantic_data_converter
 
+from cli import sync
+from cli.main import build_parser
 from cli.output import Output
 from cli.passes import tell_end
 from cli.sync_engine import worker_environment
@@ -152,6 +154,15 @@ async def test_a_wrong_argument_is_one_line_and_leaves_nothing_behind(desk: Desk
     assert "AKIA" not in line
     assert not desk.home.exists()
     assert not desk.destination.exists()
+
+
+@pytest.mark.parametrize(
+    ("destination", "said"), [("s3://b/x?region=eu-north-1", "s3://b/x is taken as the folder s3://b/x/\n"), ("s3://b/x/", "")]
+)
+def test_a_prefix_that_is_taken_as_a_folder_is_told(desk: Desk, capsys: pytest.CaptureFixture[str], destination: str, said: str) -> None:
+    options = build_parser().parse_args(["sync", str(desk.source), destination])
+    sync.prepare(options, {"HOME": str(desk.home)}, Output(as_json=False)).close()
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(
