@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from replication.errors import InvalidManifest
 from replication.manifests.documents import load
 from replication.manifests.locations import Source, directory_of, distinct
-from replication.manifests.paths import Pointer, Query, where
+from replication.manifests.pointers import where
 from replication.manifests.references import Exists, Reference
 from replication.manifests.rule import ContentRule
 from replication.manifests.templates import Template
+
+if TYPE_CHECKING:
+    from replication.manifests.paths import Pointer
+    from replication.manifests.queries import Query
 
 
 @dataclass(frozen=True, slots=True)

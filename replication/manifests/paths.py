@@ -6,77 +6,14 @@ of a type that cannot be gone into, the document is refused: it means to name so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from jsonpath import JSONPath, JSONPathEnvironment, JSONPathMatch
-from jsonpath.exceptions import JSONPathError
-from jsonpath.function_extensions import Match, Search
-from jsonpath.match import PathPart
-from jsonpath.segments import JSONPathChildSegment, JSONPathSegment
-from jsonpath.selectors import IndexSelector, NameSelector, SliceSelector, WildcardSelector
+from replication.manifests.pointers import ABSENT, Parts, pointer_steps, resolve
 
-from replication.errors import InvalidManifest
-from replication.manifests.locations import kind_of, shown
-from replication.manifests.pointers import ABSENT, pointer_steps, resolve
-
-Parts = tuple[PathPart, ...]
-"""The names and indexes that lead to a value."""
-_Reach = Literal["surely", "elements", "maybe"]
-"""Which of a segment's values are surely meant to be gone into: all, those that are array elements, or none."""
-
-
-class _Environment(JSONPathEnvironment):
-    """RFC 9535 without the library's extensions, for several threads at once."""
-
-    def setup_function_extensions(self) -> None:
-        super().setup_function_extensions()
-        self.function_extensions |= {"match": Match(thread_safe=True), "search": Search(thread_safe=True)}
-
-
-_ENVIRONMENT = _Environment(strict=True, filter_caching=False)
-
-
-class _Node(JSONPathMatch):
-    """A match that does not keep its children: a million of them pass by, and none has to stay."""
-
-    __slots__ = ()
-
-    def add_child(self, *children: JSONPathMatch) -> None:
-        pass
-
-    def new_child(self, obj: object, key: PathPart) -> JSONPathMatch:
-        return _Node(filter_context={}, obj=obj, parent=None, path="", parts=(*self.parts, key), root=self.root)
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A compiled JSON path."""
-
-    path: JSONPath
-
-    def select(self, document: Any) -> Iterator[tuple[Parts, Any]]:
-        """Each value, with what leads to it. Null members are left out. Raises `InvalidManifest`."""
-        nodes: Iterable[JSONPathMatch] = [_Node(filter_context={}, obj=document, parent=None, path="", parts=(), root=document)]
-        reach: _Reach = "surely"
-        for segment in self.path.segments:
-            nodes = segment.resolve(self._enter(nodes, segment, reach))
-            reach = _reach(segment)
-        try:
-            for node in nodes:
-                if node.obj is not None or not _is_member(node.parts):
-                    yield node.parts, node.obj
-        except JSONPathError as error:
-            raise InvalidManifest(f"{self.path}: {error.message}") from None
-
-    def _enter(self, nodes: Iterable[JSONPathMatch], segment: JSONPathSegment, reach: _Reach) -> Iterator[JSONPathMatch]:
-        takes = _takes(segment)
-        for node in nodes:
-            if isinstance(node.obj, takes):
-                yield node
-            elif node.obj is not None and (reach == "surely" or (reach == "elements" and not _is_member(node.parts))):
-                raise InvalidManifest(f"{where(node.parts)} is {kind_of(node.obj)}, and {self.path} goes into it")
+if TYPE_CHECKING:
+    from replication.manifests.queries import Query
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,48 +38,12 @@ def compile_path(text: str) -> Query | Pointer:
         return Pointer(pointer_steps(text))
     if not text.startswith("$"):
         raise ValueError("must be a JSON path, which starts with '$', or a JSON pointer, which starts with '/'")
-    try:
-        path = _ENVIRONMENT.compile(text)
-    except JSONPathError as error:
-        at = f" at character {error.token.index + 1}" if error.token else ""
-        raise ValueError(f"is no JSON path (RFC 9535): {shown(str(error.message))[1:-1]}{at}") from None
-    if not isinstance(path, JSONPath):
-        raise ValueError("is more than one JSON path: write them one by one")
-    return Query(path)
+    from replication.manifests.queries import compile_query
+
+    return compile_query(text)
 
 
 def check_path(text: str) -> str:
     """Returns `text`, or raises ValueError saying what is wrong with it."""
     compile_path(text)
     return text
-
-
-def where(parts: Parts) -> str:
-    """For messages: the place of a value, as a JSON path."""
-    steps = (f"[{part}]" if isinstance(part, int) else _step(part) for part in parts)
-    return "$" + "".join(steps)
-
-
-def _step(name: str) -> str:
-    return f".{name}" if name.isascii() and name.isidentifier() and len(name) <= 100 else f"[{shown(name)}]"
-
-
-def _is_member(parts: Parts) -> bool:
-    return bool(parts) and isinstance(parts[-1], str)
-
-
-def _takes(segment: JSONPathSegment) -> tuple[type, ...]:
-    """What the segment can select anything from."""
-    kinds = {type(selector) for selector in segment.selectors}
-    if not isinstance(segment, JSONPathChildSegment):
-        return (dict, list)
-    if kinds == {NameSelector}:
-        return (dict,)
-    return (list,) if kinds <= {IndexSelector, SliceSelector} else (dict, list)
-
-
-def _reach(segment: JSONPathSegment) -> _Reach:
-    kinds = {type(selector) for selector in segment.selectors}
-    if not isinstance(segment, JSONPathChildSegment) or not kinds <= {NameSelector, IndexSelector, SliceSelector, WildcardSelector}:
-        return "maybe"
-    return "elements" if WildcardSelector in kinds else "surely"

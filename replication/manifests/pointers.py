@@ -6,6 +6,11 @@ import re
 from typing import Any, Final
 from urllib.parse import unquote
 
+from replication.manifests.locations import shown
+
+Parts = tuple[str | int, ...]
+"""The names and indexes that lead to a value."""
+
 ABSENT: Final = object()
 """What a pointer resolves to where there is nothing; null is something."""
 
@@ -44,3 +49,18 @@ def resolve(document: Any, steps: tuple[str, ...]) -> Any:
         else:
             return ABSENT
     return at
+
+
+def where(parts: Parts) -> str:
+    """For messages: the place of a value, as a JSON path."""
+    steps = (f"[{part}]" if isinstance(part, int) else _step(part) for part in parts)
+    return "$" + "".join(steps)
+
+
+def _step(name: str) -> str:
+    return f".{name}" if name.isascii() and name.isidentifier() and len(name) <= 100 else f"[{shown(name)}]"
+
+
+def is_member(parts: Parts) -> bool:
+    """Whether it is a member of an object, and not an element of an array."""
+    return bool(parts) and isinstance(parts[-1], str)
