@@ -1,14 +1,15 @@
 """The values that everything else speaks in: versions, attributes, checksums, decisions, and the payloads of workflows.
 
-Store-level values are frozen dataclasses (made by the million); payloads are frozen pydantic models whose fields are
-only ever added, with defaults. Nothing here does I/O, and no payload holds a secret or object content.
+Store-level values are frozen dataclasses (what listings make by the million is a tuple, made in a fourth of the time); payloads are
+frozen pydantic models whose fields are only ever added, with defaults. Nothing here does I/O, and no payload holds a secret or
+object content.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -43,6 +44,9 @@ class Checksums:
     crc64nvme: int | None = None
     crc32: int | None = None
     md5: str | None = None
+
+
+NO_CHECKSUMS = Checksums()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +84,7 @@ class ObjectInfo:
         return self.version.size_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ListedObject:
+class ListedObject(NamedTuple):
     """One object as a listing shows it: less than a HEAD does, and cheap.
 
     With a `problem` it has no key, and no call of the store can name it: `key` says in escaped form what stands there.
@@ -89,7 +92,7 @@ class ListedObject:
 
     key: str
     version: Version
-    checksums: Checksums = field(default_factory=Checksums)
+    checksums: Checksums = NO_CHECKSUMS
     storage_class: str = ""
     problem: str = ""
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote_plus
 from lxml import etree
 
 from replication.errors import ServerFault
-from replication.models import Checksums, ListedObject, OpenUpload, Part, Version
+from replication.models import NO_CHECKSUMS, ListedObject, OpenUpload, Part, Version
 from stores.checksum import decode_crc, encode_crc
 from stores.mapping import in_utc
 from stores.s3quick import quick_entries
@@ -29,7 +29,6 @@ _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 MAX_DIGITS = 18
 """Of a number: what is longer counts nothing that a store can hold."""
-NO_CHECKSUMS = Checksums()
 Fields = dict[str, str]
 
 

@@ -172,7 +172,7 @@ class Archive(Throttling):
 
     async def list_objects(self, *what: Any, **how: Any) -> AsyncIterator[Sequence[ListedObject]]:
         async for page in super().list_objects(*what, **how):
-            yield [replace(entry, storage_class="GLACIER") for entry in page]
+            yield [entry._replace(storage_class="GLACIER") for entry in page]
 
     async def head(self, *what: Any, **how: Any) -> ObjectInfo:
         return replace(await super().head(*what, **how), archived=self.archived)
