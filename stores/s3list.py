@@ -8,19 +8,26 @@ Code points of Python strings compare as UTF-8 bytes do, so keys are compared as
 
 from __future__ import annotations
 
+import asyncio
 import heapq
+import re
 from collections.abc import AsyncIterator, Sequence
-from itertools import pairwise
+from contextlib import suppress
+from dataclasses import dataclass
+from html import unescape
+from itertools import groupby, pairwise, takewhile
 
 from replication.errors import ServerFault
 from replication.keys import is_reserved
 from replication.models import ListedObject, OpenUpload
-from stores.s3wire import S3Wire
+from stores.s3wire import Answer, S3Wire
 from stores.s3xml import ListingPage, parse_listing, parse_uploads
 
 MAX_PAGE = 1000
 EMPTY_PAGES = 1000
 """So many may follow each other."""
+
+_TOKEN = re.compile(rb"<NextContinuationToken>([^<]+)</NextContinuationToken>")
 
 
 def folder_order(key: str) -> str:
@@ -52,18 +59,15 @@ class S3Listing:
         """Pages as the endpoint gives them, their order checked; none where the first shows that it lists by folder."""
         if self.by_folder:
             return
-        last, token, first, chain = start_after, "", True, Chain()
-        while True:
-            page = await self.page(bucket, prefix, size, start_after=start_after if first else "", token=token)
+        last, first = start_after, True
+        async for page in self._chain(bucket, prefix, size, start_after=start_after):
             if first and self.by_folder:
                 return
             self._check_order(page.objects, last, prefix)
             if page.objects:
                 last = page.objects[-1].key
             yield page.objects
-            if not page.truncated:
-                return
-            token, first = chain.follow(page), False
+            first = False
 
     def _check_order(self, objects: Sequence[ListedObject], last: str, prefix: str) -> None:
         keys = [last, *(entry.key for entry in objects)]
@@ -80,12 +84,38 @@ class S3Listing:
         self, bucket: str, prefix: str, size: int, *, start_after: str = "", token: str = "", delimiter: str = ""
     ) -> ListingPage:
         """One ListObjectsV2 request."""
+        return parse_listing((await self._ask(bucket, prefix, size, start_after, token, delimiter)).body)
+
+    async def _ask(self, bucket: str, prefix: str, size: int, start_after: str, token: str, delimiter: str) -> Answer:
         query = {"list-type": "2", "encoding-type": "url", "max-keys": str(size), "prefix": prefix}
         optional = {"start-after": "" if token else start_after, "continuation-token": token, "delimiter": delimiter}
         answer = await self._wire.call("GET", bucket, query=query | {name: value for name, value in optional.items() if value})
         if answer.headers.get("Server", "").startswith("SeaweedFS"):
             self.by_folder = True
-        return parse_listing(answer.body)
+        return answer
+
+    async def _chain(
+        self, bucket: str, prefix: str, size: int, *, start_after: str = "", delimiter: str = ""
+    ) -> AsyncIterator[ListingPage]:
+        """All pages. Who has taken two is likely to want the rest: from then on the next one is asked for while the last is read."""
+        chain, token, taken = Chain(), "", 0
+        ahead: asyncio.Task[Answer] | None = None
+        try:
+            while True:
+                answer = await (ahead or self._ask(bucket, prefix, size, start_after, token, delimiter))
+                ahead, taken = None, taken + 1
+                if taken > 1 and (following := _token(answer.body)):
+                    ahead = asyncio.create_task(self._ask(bucket, prefix, size, start_after, following, delimiter))
+                page = parse_listing(answer.body)
+                yield page
+                if not page.truncated:
+                    return
+                token = chain.follow(page)
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await ahead
 
     async def uploads(self, bucket: str, prefix: str) -> AsyncIterator[OpenUpload]:
         """Unfinished uploads under `prefix`, all pages."""
@@ -106,36 +136,45 @@ class S3Listing:
 
     # --- endpoints that list by folder -------------------------------------------------------------------------------
 
-    async def _walk(self, bucket: str, prefix: str, start_after: str, size: int) -> AsyncIterator[ListedObject]:
-        """Every key under `prefix` that is greater than `start_after`, in byte order."""
-        page = await self.page(bucket, prefix, size)
-        if not page.truncated:
-            for entry in sorted(page.objects, key=lambda entry: entry.key):
+    async def _walk(
+        self, bucket: str, prefix: str, start_after: str, size: int, known: Beginning | None = None
+    ) -> AsyncIterator[ListedObject]:
+        """Every key under `prefix` that is greater than `start_after`, in byte order. `known` is how its listing begins."""
+        if known is None:
+            page = await self.page(bucket, prefix, size)
+            known = Beginning(page.objects, is_all=not page.truncated)
+        if known.is_all:
+            for entry in sorted(known.objects, key=lambda entry: entry.key):
                 if entry.key > start_after:
                     yield entry
             return
-        async for item in self._level(bucket, prefix, start_after, size):
+        objects, folders = known.level(prefix)
+        async for item in self._level(bucket, prefix, start_after, size, objects):
             if isinstance(item, ListedObject):
                 if item.key > start_after:
                     yield item
             elif not is_reserved(item) and (item > start_after or start_after.startswith(item)):
-                async for entry in self._walk(bucket, item, start_after, size):
+                async for entry in self._walk(bucket, item, start_after, size, folders.get(item)):
                     yield entry
 
-    async def _level(self, bucket: str, prefix: str, start_after: str, size: int) -> AsyncIterator[ListedObject | str]:
-        """The keys and folders (as strings that end with `/`) right under `prefix`, in byte order.
+    async def _level(
+        self, bucket: str, prefix: str, start_after: str, size: int, known: Sequence[ListedObject]
+    ) -> AsyncIterator[ListedObject | str]:
+        """The keys and folders (as strings that end with `/`) right under `prefix`, in byte order. `known` are its first ones.
 
         They arrive ordered by name without the `/`. A folder is held back until the names pass it; what is held is a
         chain of names that extend each other, so it stays short.
         """
         held: list[str] = []
-        token, chain = "", Chain()
         marker, first = level_marker(prefix, start_after)
         if first:
             held.append(first)
+        elif len(known) > 1:  # the last one is asked for again: a folder of its name comes right behind it
+            for entry in known[:-1]:
+                yield entry
+            marker = known[-2].key
         seen = {first}
-        while True:
-            page = await self.page(bucket, prefix, size, start_after=marker, token=token, delimiter="/")
+        async for page in self._chain(bucket, prefix, size, start_after=marker, delimiter="/"):
             items: list[ListedObject | str] = [*page.objects, *page.prefixes]
             for item in sorted(items, key=_name):
                 while held and held[0] < _name(item):
@@ -144,9 +183,6 @@ class S3Listing:
                     yield item
                 elif item not in seen:
                     heapq.heappush(held, item)
-            if not page.truncated:
-                break
-            token = chain.follow(page)
         while held:
             yield heapq.heappop(held)
 
@@ -167,6 +203,32 @@ class S3Listing:
             yield batch
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The first keys under a folder in the order in which such an endpoint gives them, or all of them."""
+
+    objects: Sequence[ListedObject]
+    is_all: bool
+
+    def level(self, prefix: str) -> tuple[list[ListedObject], dict[str, Beginning]]:
+        """The objects that come right under `prefix` before any folder does, and how the listings of its folders begin.
+
+        Nothing where the keys are not in the order of folders: then nobody knows what stands between them."""
+        keys = [folder_order(entry.key) for entry in self.objects]
+        if any(a >= b for a, b in pairwise(keys)):
+            return [], {}
+
+        def folder(entry: ListedObject) -> str:
+            name, slash, _ = entry.key[len(prefix) :].partition("/")
+            return prefix + name + slash if slash else ""
+
+        folders = {name: Beginning(list(found), is_all=True) for name, found in groupby(self.objects, folder) if name}
+        last = folder(self.objects[-1]) if self.objects else ""
+        if last:
+            folders[last] = Beginning(folders[last].objects, is_all=False)
+        return list(takewhile(lambda entry: not folder(entry), self.objects)), folders
+
+
 class Chain:
     """The tokens of a listing's pages, one leading to the next. Real stores give empty pages in between, which are no end."""
 
@@ -181,6 +243,12 @@ class Chain:
             raise ServerFault("the listing is truncated but does not go on")
         self._token = page.token
         return page.token
+
+
+def _token(body: bytes) -> str:
+    """What a page seems to go on with; whether it does is known once it was parsed."""
+    found = _TOKEN.search(body)
+    return unescape(found[1].decode(errors="replace")) if found else ""
 
 
 def _name(item: ListedObject | str) -> str:

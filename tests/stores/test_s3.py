@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from stores.checksum import crc32c
 from stores.registry import build_store
 from stores.s3 import S3Store
 from stores.signing import Credentials
+from tests.poll import eventually
 from tests.proxy import Action, DropResponse, FaultProxy, Flip, RewriteHeader, Rule, Status, StripHeader, Truncate, TruncateFixLength
 
 MIB = 1 << 20
@@ -605,6 +606,46 @@ async def test_an_endpoint_that_lists_by_folder_is_listed_in_byte_order_from_eve
         below = after.rpartition("/")[0]
         expected = [key for key in keys if key.startswith(below) and key > after]
         assert await listed(store, bucket, page_size=page_size, prefix=below, start_after=after) == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "requests"),
+    [
+        # a page of all; the folders of the bucket; what stands in `o/`, from the last key on that is known
+        ([f"o/{number}" for number in range(9)], 3),
+        # a page of all; the folders of the bucket; `c/`, of which the first page shows one key, and then two pages of it alone
+        (["a/1", "a/2", "b/1", "b-/1", "c/1", "c/2", "c/3", "c/4", "c/5", "c/6"], 4),
+    ],
+)
+async def test_what_a_page_has_shown_is_not_asked_for_again(seaweed: SeaweedFS, bucket: str, keys: list[str], requests: int) -> None:
+    async with broken(seaweed) as (store, proxy):
+        for key in keys:
+            await store.put(bucket, key, Body.of(b"x"), Attributes(), ABSENT)
+        assert await listed(store, bucket) == sorted(keys)  # it is known to list by folder from here on
+        before = len(proxy.requests(path="list-type"))
+        assert await listed(store, bucket, page_size=5) == sorted(keys)
+        assert len(proxy.requests(path="list-type")) - before == requests
+
+
+async def test_who_takes_many_pages_finds_the_next_one_asked_for(moto_s3: MotoServer, moto_bucket: str) -> None:
+    keys = [f"{number}" for number in range(8)]
+    async with broken(moto_s3) as (store, proxy):
+        for key in keys:
+            await store.put(moto_bucket, key, Body.of(b"x"), Attributes(), ANY)
+
+        before = len(proxy.requests(path="list-type"))
+
+        def asked(times: int) -> Callable[[], bool]:
+            return lambda: len(proxy.requests(path="list-type")) - before == times
+
+        pages = store.list_objects(moto_bucket, page_size=2)
+        assert isinstance(pages, AsyncGenerator)
+        for requests in (1, 3, 4):
+            assert len(await anext(pages)) == 2
+            assert await eventually(asked(requests))
+        await pages.aclose()
+        assert await listed(store, moto_bucket, page_size=2) == keys
+        assert asked(8)()
 
 
 async def test_an_unknown_endpoint_that_lists_by_folder_is_refused_once_and_then_listed_right(seaweed: SeaweedFS, bucket: str) -> None:
