@@ -6,6 +6,7 @@ import asyncio
 import copy
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 
@@ -13,6 +14,8 @@ from ledger.batch import Batch
 
 GROUP_MAX = 10_000
 """The most rows of one transaction, unless one call brings more."""
+
+Answer = TypeVar("Answer")
 
 
 class GroupCommit:
@@ -61,10 +64,10 @@ class GroupCommit:
                     await self._commit([item])
                 return
             for _, done in group:
-                _settle(done, error)
+                settle(done, error)
         else:
             for _, done in group:
-                _settle(done, None)
+                settle(done, None)
 
 
 def is_away(error: Exception) -> bool:
@@ -72,12 +75,13 @@ def is_away(error: Exception) -> bool:
     return isinstance(error.__cause__, OperationalError | InterfaceError | OSError)
 
 
-def _settle(done: asyncio.Future[None], error: Exception | None) -> None:
-    if done.done():
+def settle(told: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+    """Tells one of several who wait for the same work."""
+    if told.done():
         return
-    if error is None:
-        done.set_result(None)
+    if isinstance(answer, Exception):
+        raised = copy.copy(answer)  # a traceback grows with every task that raises it
+        raised.__cause__ = answer.__cause__
+        told.set_exception(raised)
     else:
-        raised = copy.copy(error)  # a traceback grows with every task that raises it
-        raised.__cause__ = error.__cause__
-        done.set_exception(raised)
+        told.set_result(answer)

@@ -21,6 +21,7 @@ from ledger import audit, budgets, leaves, passes, queries
 from ledger.batch import Batch, Place, write
 from ledger.engine import CONNECTIONS, migrate, open_engine, place_of, transact, words_of
 from ledger.group import GroupCommit, is_away
+from ledger.lookup import Lookup
 from ledger.rows import AuditEntry, BudgetUser, ChainReport, Finding, PassRecord, PendingDeletion, Quarantined, Receipt, VerifiedLeaf
 from replication.errors import LedgerUnavailable
 
@@ -45,6 +46,7 @@ class Ledger:
         self._writing = asyncio.Lock()
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="ledger")
         self._group = GroupCommit(self._commit)
+        self._lookup = Lookup(lambda places: self._read(queries.find_receipts, places))
         self._owed: list[AuditEntry] = []
         """What was done and could not be put on record; it goes ahead of whatever comes next."""
 
@@ -66,7 +68,8 @@ class Ledger:
     # --- objects -------------------------------------------------------------------------------------------------
 
     async def find(self, route: str, key: str) -> Receipt | None:
-        return await self._read(queries.find_receipt, route, key)
+        """Who asks while others do shares a query with them."""
+        return await self._lookup.find((route, key))
 
     async def range(self, route: str, *, after: str = "", before: str | None = None, limit: int = 10_000) -> list[Receipt]:
         """Receipts with after < key < before; None is no bound."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, union
 
+from ledger.batch import Place
 from ledger.bulk import decode_key, encode_key
 from ledger.rows import Quarantined, Receipt
 from ledger.schema import pending_deletions, quarantine, receipts
@@ -17,9 +18,14 @@ NO_TOKENS = ("", "")
 KEY, LOSSES = (list(receipts.columns.keys()).index(name) for name in ("key", "losses"))
 
 
-def find_receipt(connection: Connection, route: str, key: str) -> Receipt | None:
-    row = connection.execute(select(receipts).where(receipts.c.route == route, receipts.c.key == encode_key(key))).one_or_none()
-    return row if row is None else _receipt(row)
+def find_receipts(connection: Connection, places: Sequence[Place]) -> dict[Place, Receipt]:
+    """Those that there are."""
+    keys: dict[str, list[bytes]] = {}
+    for route, key in places:
+        keys.setdefault(route, []).append(encode_key(key))
+    queries = (select(receipts).where(receipts.c.route == route, receipts.c.key.in_(asked)) for route, asked in keys.items())
+    found = (_receipt(row) for query in queries for row in connection.execute(query))
+    return {(receipt.route, receipt.key): receipt for receipt in found}
 
 
 def token_range(
