@@ -32,8 +32,8 @@ def opened(folders: Folders, bucket: str, key: str) -> Iterator[tuple[int, bytes
             raise
 
 
-def head(root: str, bucket: str, key: str, *, tags: bool) -> ObjectInfo:
-    with Folders(root) as folders, opened(folders, bucket, key) as (folder, name, fd):
+def head(folders: Folders, bucket: str, key: str, *, tags: bool) -> ObjectInfo:
+    with opened(folders, bucket, key) as (folder, name, fd):
         return _info(key, folder, name, fd, tags=tags)
 
 
@@ -52,7 +52,8 @@ def fetch(folders: Folders, bucket: str, key: str, pin: Version) -> tuple[Object
 
 def pinned_head(root: str, bucket: str, key: str, pin: Version) -> ObjectInfo:
     try:
-        info = head(root, bucket, key, tags=False)
+        with Folders(root) as folders:
+            info = head(folders, bucket, key, tags=False)
     except ObjectNotFound as error:
         raise SourceChanged(f"{key!r} is gone") from error
     _check_pin(key, info.version, pin)

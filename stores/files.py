@@ -49,12 +49,12 @@ from stores.keylock import locked, tidy
 from stores.pace import current_budget
 from stores.publish import CREATE, Commit, Incoming, batches, check_condition, no_step, version_of
 from stores.sidecar import Record
-from stores.smallfiles import Wanted, Whole, fetch_all, store_all
+from stores.smallfiles import Looked, Wanted, Whole, answer_all, store_all
 from stores.walk import walk
 
 THREADS = 16
 HANDS = 16
-"""Threads that read small files, and that write them, where that is slow."""
+"""Threads that look at files, that read small ones, and that write them, where that is slow."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -86,7 +86,9 @@ class FileStore(Store):
         self._written: set[str] = set()
         """Buckets that may have locks of this store."""
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"files-{name}")
-        self._readers = Crew(partial(fetch_all, self._root), hands=HANDS, name=f"files-{name}-reader")
+        answer = partial(answer_all, self._root)
+        self._lookers: Crew[Looked, ObjectInfo] = Crew(answer, hands=HANDS, name=f"files-{name}-looker")
+        self._readers: Crew[Wanted, tuple[ObjectInfo, bytes]] = Crew(answer, hands=HANDS, name=f"files-{name}-reader")
         self._writers = Crew(partial(store_all, self._root), hands=HANDS, name=f"files-{name}-writer")
 
     # --- looking -----------------------------------------------------------------------------------------------------
@@ -110,7 +112,7 @@ class FileStore(Store):
         )
 
     async def head(self, bucket: str, key: str, *, tags: bool = True) -> ObjectInfo:
-        return await self._run(fileread.head, self._root, bucket, key, tags=tags)
+        return await self._lookers.do(Looked(bucket, key, tags))
 
     async def list_objects(
         self, bucket: str, prefix: str = "", *, start_after: str = "", page_size: int = 1000
@@ -274,6 +276,7 @@ class FileStore(Store):
             raise
 
     def _close(self) -> None:
+        self._lookers.close()
         self._readers.close()
         self._writers.close()
         self._threads.shutdown()
@@ -318,7 +321,8 @@ class FileStore(Store):
                     sync_directory(folder)
         except ObjectNotFound as error:
             raise PreconditionFailed(f"{key!r} is absent") from error
-        return fileread.head(self._root, bucket, key, tags=True)
+        with Folders(self._root) as folders:
+            return fileread.head(folders, bucket, key, tags=True)
 
     def _delete(self, bucket: str, key: str, version: Version) -> None:
         parents, name = split_key(key)

@@ -1,10 +1,11 @@
-"""Small files, many at a time: one look at each directory, and one wait for the disk instead of one for each of them."""
+"""Files, many at a time: one look at each directory, and one wait for the disk instead of one for each of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol, TypeVar
 
 from replication.models import ObjectInfo, Version
 from stores import fileread
@@ -13,6 +14,20 @@ from stores.folders import Folders
 from stores.keylock import Locks
 from stores.publish import Commit, Incoming, give_name, prepare, published, sync
 from stores.sidecar import Record
+
+Answer = TypeVar("Answer", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """An object that is to be looked at."""
+
+    bucket: str
+    key: str
+    tags: bool
+
+    def answer(self, folders: Folders) -> ObjectInfo:
+        return fileread.head(folders, self.bucket, self.key, tags=self.tags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +38,23 @@ class Wanted:
     key: str
     pin: Version
 
+    def answer(self, folders: Folders) -> tuple[ObjectInfo, bytes]:
+        return fileread.fetch(folders, self.bucket, self.key, self.pin)
 
-def fetch_all(root: str, wanted: Sequence[Wanted]) -> list[tuple[ObjectInfo, bytes] | Exception]:
-    """What each of them is and its bytes, or why they cannot be had."""
-    answers: list[tuple[ObjectInfo, bytes] | Exception] = []
+
+class Question(Protocol[Answer]):
+    """What is asked of one object, in directories that others may have opened."""
+
+    def answer(self, folders: Folders) -> Answer: ...
+
+
+def answer_all(root: str, questions: Sequence[Question[Answer]]) -> list[Answer | Exception]:
+    """What each of them asks for, or why it cannot be had."""
+    answers: list[Answer | Exception] = []
     with Folders(root) as folders:
-        for one in wanted:
+        for question in questions:
             try:
-                answers.append(fileread.fetch(folders, one.bucket, one.key, one.pin))
+                answers.append(question.answer(folders))
             except Exception as error:
                 answers.append(error)
     return answers

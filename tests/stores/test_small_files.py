@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from replication.errors import KeyCollision, PreconditionFailed, ServerFault, SourceChanged
+from replication.errors import KeyCollision, ObjectNotFound, PreconditionFailed, ServerFault, SourceChanged
 from replication.models import ABSENT, ANY, Attributes, Condition, ObjectInfo, Version
-from stores import crew, files, keylock, smallfiles
+from stores import beneath, crew, files, keylock, smallfiles
 from stores.body import Body
 from stores.files import FileStore
 from tests.stores.test_files import CRASH, get, keys, leftovers, put
@@ -210,3 +210,26 @@ async def test_a_crash_among_many_leaves_each_whole_or_absent(root: Path, step: 
         await store.abort_upload("bucket", upload.key, upload.upload_id)
     assert leftovers(root) == []
     await store.close()
+
+
+async def test_files_that_are_looked_at_together_are_told_each_for_itself(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(root, monkeypatch)
+    written = [f"{'ab'[number % 2]}/{number}" for number in range(TOGETHER)]
+    held.go_on.set()
+    for key in written:
+        await put(held.store, key, key.encode())
+    (root / "bucket" / "folder").mkdir()
+    absent = ["c/0", "folder", "a", "a/0/x"]
+    opened: list[bytes] = []
+
+    def open_directory(bucket: int, parents: list[bytes]) -> int:
+        opened.append(b"/".join(parents))
+        return beneath.open_directory(bucket, parents)
+
+    monkeypatch.setattr("stores.folders.open_directory", open_directory)
+    seen = await asyncio.gather(*(held.store.head("bucket", key) for key in [*written, *absent]), return_exceptions=True)
+    assert [info.key for info in seen if isinstance(info, ObjectInfo)] == written
+    assert [type(error) for error in seen[TOGETHER:]] == [ObjectNotFound] * len(absent)
+    assert opened.count(b"a") <= 2
+    assert opened.count(b"b") <= 2
+    await held.store.close()
