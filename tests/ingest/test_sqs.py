@@ -68,11 +68,12 @@ async def test_only_a_poisoned_message_stays_and_its_good_records_are_started(ri
     async with rig.worker(), rig.ingest(ingestor):
         for key in ("a", "b", "c"):
             await rig.replicated(key, key.encode())
-        await eventually(lambda: ingestor.counts["received"] == 6 and rig.queue.left() == 2, 10, interval_s=0.1)
+        # A queue may hand out a message twice, so that the counts are at least these.
+        await eventually(lambda: ingestor.counts["received"] >= 6 and rig.queue.left() == 2, 10, interval_s=0.1)
     assert rig.replica.keys() == {"a", "b", "c"}
-    assert ingestor.counts["unroutable"] == 1
-    assert ingestor.counts["quarantined not-json"] == ingestor.counts["quarantined bad-key-encoding"] == 1
-    assert ingestor.counts["acknowledged"] == 4
+    for name in ("unroutable", "quarantined not-json", "quarantined bad-key-encoding"):
+        assert ingestor.counts[name] >= 1
+    assert ingestor.counts["acknowledged"] >= 4
 
 
 @pytest.mark.parametrize(("redrive_after", "receives"), [(2, 2), (None, 5)])
