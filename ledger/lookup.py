@@ -33,7 +33,7 @@ class Lookup:
         while self._waiting:
             asked, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
             try:
-                found = await self._read(list({place: None for place, _ in asked}))
+                found = await self._read(list(dict.fromkeys(place for place, _ in asked)))
                 for place, told in asked:
                     settle(told, found.get(place))
             except Exception as error:

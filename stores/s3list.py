@@ -103,14 +103,18 @@ class S3Listing:
         try:
             while True:
                 answer = await (ahead or self._ask(bucket, prefix, size, start_after, token, delimiter))
-                ahead, taken = None, taken + 1
-                if taken > 1 and (following := _token(answer.body)):
+                ahead, taken, following = None, taken + 1, _token(answer.body)
+                if taken > 1 and following:
                     ahead = asyncio.create_task(self._ask(bucket, prefix, size, start_after, following, delimiter))
+                    await asyncio.sleep(0)  # it is sent before the parser takes its time
                 page = parse_listing(answer.body)
                 yield page
                 if not page.truncated:
                     return
                 token = chain.follow(page)
+                if ahead is not None and token != following:
+                    ahead.cancel()
+                    ahead = None
         finally:
             if ahead is not None:
                 ahead.cancel()

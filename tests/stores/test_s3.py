@@ -694,6 +694,13 @@ async def test_an_empty_page_that_leads_on_is_not_the_end(seaweed: SeaweedFS, bu
         assert await listed(store, bucket) == ["a", "b"]
 
 
+async def test_the_page_that_a_listing_goes_on_with_is_the_one_that_its_parser_finds(seaweed: SeaweedFS, bucket: str) -> None:
+    twice = page_of("b", token="2").replace(b"<Contents>", b"<NextContinuationToken>other</NextContinuationToken><Contents>")
+    rules = [Rule(Status(200, page_of("a", token="1")), path="list-type"), Rule(Status(200, twice), path="continuation-token=1")]
+    async with broken(seaweed, *rules, Rule(Status(200, page_of("c")), path="continuation-token=2")) as (store, _):
+        assert await listed(store, bucket) == ["a", "b", "c"]
+
+
 async def test_a_listing_holds_only_what_was_asked_for(seaweed: SeaweedFS, bucket: str) -> None:
     async with broken(seaweed, Rule(Status(200, page_of("outside")), path="list-type")) as (store, _):
         with pytest.raises(ServerFault):
