@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from temporalio.client import Client, WorkflowHandle
@@ -20,6 +22,7 @@ from tests.e2e.conftest import sides
 from tests.e2e.sides import Side
 from tests.lab import FAST_RETRIES, Lab
 from tests.ledgers import ledger_url
+from tests.proxy import Exchange, FaultProxy
 
 __all__ = ["sides"]
 
@@ -27,6 +30,8 @@ __all__ = ["sides"]
 @dataclass
 class PassLab(Lab):
     """A lab that starts passes of its route, and looks into its ledger."""
+
+    proxies: list[FaultProxy] = field(default_factory=list)
 
     @property
     def before(self) -> str:
@@ -59,6 +64,20 @@ class PassLab(Lab):
         finally:
             await opened.close()
 
+    def requests(self) -> Counter[str]:
+        """What went through the proxies since the last call: `list`, or the method and the target of anything else."""
+        made = Counter(_name(seen) for proxy in self.proxies for seen in proxy.log)
+        for proxy in self.proxies:
+            proxy.log.clear()
+        return made
+
+
+def _name(seen: Exchange) -> str:
+    target = urlsplit(seen.target)
+    query = parse_qs(target.query, keep_blank_values=True)
+    of_s3, of_gcs = "list-type" in query, target.path.endswith("/o") and "prefix" in query
+    return "list" if seen.method == "GET" and (of_s3 or of_gcs) else f"{seen.method} {seen.target}"
+
 
 OpenPass = Callable[..., AbstractAsyncContextManager[PassLab]]
 
@@ -66,30 +85,41 @@ OpenPass = Callable[..., AbstractAsyncContextManager[PassLab]]
 @pytest.fixture
 def open_pass(temporal_client: Client) -> OpenPass:
     """`open_pass(source, destination, **route)`: a running worker with one route, from `in-<uuid>/` to `out-<uuid>/`; with
-    `back` also the route that leads back."""
+    `back` also the route that leads back, with `counted` through proxies that count the requests of S3 and GCS."""
 
     @asynccontextmanager
-    async def opened(source: Side, destination: Side, *, back: bool = False, **route: Any) -> AsyncIterator[PassLab]:
+    async def opened(source: Side, destination: Side, *, back: bool = False, counted: bool = False, **route: Any) -> AsyncIterator[PassLab]:
         token = uuid.uuid4().hex[:12]
         ends = [
             {"store": side.name, "bucket": side.bucket, "prefix": f"{way}-{token}/"} for side, way in ((source, "in"), (destination, "out"))
         ]
         routes = [{"name": f"r-{token}", "source": ends[0], "destination": ends[1], **route}]
         routes += [{"name": f"b-{token}", "source": ends[1], "destination": ends[0], **route}] if back else []
-        document = {
-            "ledger": ledger_url(),
-            "temporal": {"task_queue": f"q-{token}"},
-            "stores": {side.name: side.settings() for side in (source, destination)},
-            "routes": routes,
-            "worker": {"retries": FAST_RETRIES, "control_slots": 12, "transfer_slots": 4, "streams": 2},
-        }
-        settings = parse_settings(document)
-        stores = Stores(settings, {**source.environ(), **destination.environ()})
-        lab = PassLab(temporal_client, settings, stores)
-        try:
+        sections = {side.name: side.settings() for side in (source, destination)}
+        async with AsyncExitStack() as stack:
+            proxies = [
+                await stack.enter_async_context(_before(section)) for section in sections.values() if counted and "endpoint" in section
+            ]
+            document = {
+                "ledger": ledger_url(),
+                "temporal": {"task_queue": f"q-{token}"},
+                "stores": sections,
+                "routes": routes,
+                "worker": {"retries": FAST_RETRIES, "control_slots": 12, "transfer_slots": 4, "streams": 2},
+            }
+            settings = parse_settings(document)
+            stores = Stores(settings, {**source.environ(), **destination.environ()})
+            stack.push_async_callback(stores.close)
+            lab = PassLab(temporal_client, settings, stores, proxies=proxies)
             async with lab.worker():
                 yield lab
-        finally:
-            await stores.close()
 
     return opened
+
+
+@asynccontextmanager
+async def _before(section: dict[str, Any]) -> AsyncIterator[FaultProxy]:
+    """A proxy before a store, whose section leads to it from now on."""
+    async with FaultProxy(section["endpoint"]) as proxy:
+        section["endpoint"] = proxy.endpoint
+        yield proxy

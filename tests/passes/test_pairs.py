@@ -1,4 +1,4 @@
-"""A pass between every directed pair of stores: exact counts, exact result, and a second pass that does nothing."""
+"""A pass between every directed pair of stores: exact counts, exact result, and a second pass that asks for listings alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ ODD = ["a b", "ä/ö", "plus+and%20", "deep/er/and/deeper", "per%cent", "a-b", "
 SIZES = [0, 1, 100, 4096, 70_000]
 LARGE = 9 * MIB
 EXTRA = 2
-FULL = pytest.param(20_000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])
+SOME = [pytest.param(*pair, 250, id="-".join(pair)) for pair in PAIRS]
+FULL = [pytest.param(*pair, 20_000, id="-".join(pair) + "-full", marks=[pytest.mark.soak, pytest.mark.timeout(3600)]) for pair in PAIRS]
 
 
 async def put_all(side: Side, objects: dict[str, bytes]) -> None:
@@ -52,13 +53,12 @@ def as_long(data: bytes, step: int) -> bytes:
     return bytes((byte + step) % 256 for byte in data)
 
 
-@pytest.mark.parametrize("count", [250, FULL])
-@pytest.mark.parametrize(("source_name", "destination_name"), PAIRS)
+@pytest.mark.parametrize(("source_name", "destination_name", "count"), SOME + FULL)
 async def test_a_pass_repairs_exactly_what_is_not_right(
     sides: Sides, open_pass: OpenPass, source_name: str, destination_name: str, count: int
 ) -> None:
     source, destination = sides[source_name], sides[destination_name]
-    async with open_pass(source, destination) as lab:
+    async with open_pass(source, destination, counted=True) as lab:
         wanted = objects_for(lab.before, lab.route, count)
         await put_all(source, wanted)
         right = await stand_there_before(lab, source, destination, wanted)
@@ -69,8 +69,12 @@ async def test_a_pass_repairs_exactly_what_is_not_right(
         assert_counts(first, listed=len(wanted), copied=len(needed), skipped=len(right), bytes_copied=moved(needed, source, destination))
         await assert_equal(lab, source, destination, wanted, extra=EXTRA)
 
+        asked = lab.requests()
+        assert asked.total() - asked["list"] >= len(needed) * len(lab.proxies), "the proxies see every request"
+
         second = await lab.reconcile()
         assert_counts(second, listed=len(wanted), copied=0, skipped=len(wanted), bytes_copied=0)
+        assert set(lab.requests()) == ({"list"} if lab.proxies else set())
 
         changed = await disturb(lab, source, destination, wanted)
         third = await lab.reconcile()
