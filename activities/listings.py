@@ -6,7 +6,6 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 from activities.gate import Gate
@@ -58,8 +57,7 @@ class Ahead:
 
     async def close(self) -> None:
         self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.gather(self._task, return_exceptions=True)
 
 
 async def joined(

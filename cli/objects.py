@@ -45,8 +45,7 @@ async def settled(
         return _timed(ending.result(), began)
     finally:
         ending.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await ending
+        await asyncio.gather(ending, return_exceptions=True)
 
 
 async def _resting(handle: Handle, route: str, key: str, unanswered: Callable[[], None]) -> ReplicateObjectResult | None:

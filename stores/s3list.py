@@ -12,7 +12,6 @@ import asyncio
 import heapq
 import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from html import unescape
 from itertools import groupby, pairwise, takewhile
@@ -113,13 +112,11 @@ class S3Listing:
                     return
                 token = chain.follow(page)
                 if ahead is not None and token != following:
-                    ahead.cancel()
+                    await _drop(ahead)
                     ahead = None
         finally:
             if ahead is not None:
-                ahead.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await ahead
+                await _drop(ahead)
 
     async def uploads(self, bucket: str, prefix: str) -> AsyncIterator[OpenUpload]:
         """Unfinished uploads under `prefix`, all pages."""
@@ -253,6 +250,11 @@ def _token(body: bytes) -> str:
     """What a page seems to go on with; whether it does is known once it was parsed."""
     found = _TOKEN.search(body)
     return unescape(found[1].decode(errors="replace")) if found else ""
+
+
+async def _drop(ahead: asyncio.Task[Answer]) -> None:
+    ahead.cancel()
+    await asyncio.gather(ahead, return_exceptions=True)
 
 
 def _name(item: ListedObject | str) -> str:
