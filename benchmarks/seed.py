@@ -13,7 +13,7 @@ from stores.signing import Credentials
 
 CHUNK = 10_000
 LANES = 32
-SEED_S = 170.0
+SEED_S = 600.0
 """No more keys are made after so long, and the case says how many there are."""
 
 
