@@ -99,6 +99,10 @@ class Side(ABC):
     def see(self, key: str) -> Seen | None: ...
 
     @abstractmethod
+    def read(self, key: str) -> bytes | None:
+        """The bytes alone, in one request."""
+
+    @abstractmethod
     def keys(self) -> set[str]:
         """Every name in the bucket, those of temporary parts included."""
 
@@ -175,6 +179,15 @@ class S3Side(Side):
         etag = found["ETag"].strip('"')
         return Seen(hashlib.sha256(body).hexdigest(), len(body), properties, mark, etag, f"{etag} {found['LastModified']} {mark}")
 
+    def read(self, key: str) -> bytes | None:
+        try:
+            body: bytes = self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "NoSuchKey":
+                return None
+            raise
+        return body
+
     def keys(self) -> set[str]:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
         return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
@@ -243,6 +256,13 @@ class GcsSide(Side):
         sha256 = hashlib.sha256(body).hexdigest()
         return Seen(sha256, len(body), properties, mark, (blob.etag or "").strip('"'), f"{blob.generation} {blob.metageneration}")
 
+    def read(self, key: str) -> bytes | None:
+        try:
+            body: bytes = self._bucket.blob(key).download_as_bytes(raw_download=True, checksum="crc32c")
+        except NotFound:
+            return None
+        return body
+
     def keys(self) -> set[str]:
         return {blob.name for blob in self._client.list_blobs(self.bucket)}
 
@@ -277,10 +297,8 @@ class FileSide(Side):
         os.utime(self._path(key), (1_000_000_000, 1_000_000_000))
 
     def see(self, key: str) -> Seen | None:
-        try:
-            with open(self._path(key), "rb") as file:
-                body = file.read()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, OSError):
+        body = self.read(key)
+        if body is None:
             return None
         attributes = self._record(key)
         user, mark = _apart(attributes.pop("metadata", {}))
@@ -288,6 +306,13 @@ class FileSide(Side):
         file_stat = os.stat(self._path(key))
         stamp = f"{file_stat.st_ino} {file_stat.st_mtime_ns} {file_stat.st_ctime_ns}"
         return Seen(hashlib.sha256(body).hexdigest(), len(body), properties, mark, "", stamp)
+
+    def read(self, key: str) -> bytes | None:
+        try:
+            with open(self._path(key), "rb") as file:
+                return file.read()
+        except OSError:
+            return None
 
     def keys(self) -> set[str]:
         top = os.path.join(self._root, self.bucket)
