@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from embedded.process import clean_environment
+from tests import warm
 from tests.faults.rig import ROOT, WorkerProcess
 from tests.poll import eventually
 
@@ -99,8 +99,8 @@ class Site:
         return ended
 
     def launch(self, program: str, *arguments: Argument, variables: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / program), *arguments],
+        return warm.start(
+            [str(ROOT / program), *arguments],
             cwd=self.folder,
             env=self._environment(variables or {}),
             stdin=subprocess.PIPE,
@@ -120,8 +120,8 @@ class Site:
 
     def _spawn(self, config: Path, role: str, log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as stderr, log.with_suffix(".out").open("wb") as stdout:
-            return subprocess.Popen(
-                [sys.executable, str(ROOT / "worker.py"), "--role", role, "--config", str(config)],
+            return warm.start(
+                [str(ROOT / "worker.py"), "--role", role, "--config", str(config)],
                 cwd=self.folder,
                 env=self._environment({}),
                 stdin=subprocess.DEVNULL,

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from embedded.process import clean_environment
 from replication.models import HousekeepingInput, HousekeepingResult, ReplicateObjectResult
 from replication.settings import Settings, parse_settings
 from stores.registry import Stores
+from tests import warm
 from tests.e2e.sides import S3Side, Side
 from tests.lab import Handle, Lab
 from tests.poll import eventually
@@ -186,8 +186,8 @@ class Rig:
     def _spawn(self, config: Path, log: Path) -> subprocess.Popen[bytes]:
         inherited = {name: value for name, value in clean_environment().items() if not name.startswith("TEMPORAL_")}
         with log.open("wb") as output:
-            return subprocess.Popen(
-                [sys.executable, str(ROOT / "worker.py"), "--config", str(config)],
+            return warm.start(
+                [str(ROOT / "worker.py"), "--config", str(config)],
                 cwd=self.folder,
                 env={**inherited, **self.environ},
                 stdin=subprocess.DEVNULL,

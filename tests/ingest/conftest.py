@@ -7,7 +7,6 @@ import contextlib
 import json
 import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +30,7 @@ from ingest.pace import Pace
 from ingest.sqs import SqsIngestor
 from replication.settings import parse_settings
 from stores.registry import Stores
+from tests import warm
 from tests.e2e.sides import S3Side
 from tests.ingest.test_events import s3_body, s3_record
 from tests.lab import FAST_RETRIES, Lab
@@ -163,9 +163,9 @@ class Rig:
         """`python -m ingest` in a process of its own."""
         path = self.folder / "drayage.yaml"
         path.write_text(json.dumps(self.document))
-        command = [sys.executable, "-m", "ingest", "--config", str(path)]
+        command = ["-m", "ingest", "--config", str(path)]
         with (self.folder / "ingest.log").open("wb") as log:
-            return subprocess.Popen(command, cwd=ROOT, env={**clean_environment(), **self.environ}, stderr=log)
+            return warm.start(command, cwd=ROOT, env={**clean_environment(), **self.environ}, stderr=log)
 
     @contextlib.asynccontextmanager
     async def ingesting(self) -> AsyncIterator[None]:
