@@ -49,6 +49,7 @@ class _Forked(subprocess.Popen[bytes]):
     def __init__(self, command: Sequence[str | bytes], request: bytes, **streams: Any) -> None:
         self._request = request
         self._told = -1
+        self._ending = select.poll()
         super().__init__([sys.executable, *command], **streams)
 
     def _execute_child(self, *given: Any) -> None:
@@ -63,6 +64,7 @@ class _Forked(subprocess.Popen[bytes]):
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
         self._child_created = True
         self.pid = self._read()
+        self._ending.register(self._told, select.POLLIN)
 
     def _read(self) -> int:
         told = os.read(self._told, 4)
@@ -71,7 +73,7 @@ class _Forked(subprocess.Popen[bytes]):
         return int.from_bytes(told)
 
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
-        if wait_flags & os.WNOHANG and not select.select([self._told], [], [], 0)[0]:
+        if wait_flags & os.WNOHANG and not self._ending.poll(0):
             return 0, 0
         status = self._read()
         os.close(self._told)
