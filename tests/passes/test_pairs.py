@@ -84,6 +84,17 @@ async def test_a_pass_repairs_exactly_what_is_not_right(
         await assert_equal(lab, source, destination, wanted, extra=2 * EXTRA)
 
 
+async def test_a_second_pass_over_several_pages_asks_for_listings_alone(sides: Sides, open_pass: OpenPass) -> None:
+    async with open_pass(sides["s3"], sides["s3b"], counted=True) as lab:
+        await put_all(sides["s3"], {f"{lab.before}{number:04d}": b"small" for number in range(1_200)})
+        assert (await lab.reconcile()).counters.copied == 1_200
+        assert lab.requests().total() >= 2 * 1_200, "the proxies see every request"
+        assert (await lab.reconcile()).counters.skipped == 1_200
+        asked = lab.requests()
+        assert set(asked) == {"list"}
+        assert asked["list"] >= 4, "two pages of each side"
+
+
 def moved(objects: dict[str, bytes], source: Side, destination: Side) -> int | None:
     """Bytes that pass through the worker; None where the store may copy by itself."""
     return None if source is destination else sum(map(len, objects.values()))
