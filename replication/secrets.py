@@ -25,23 +25,26 @@ def check_reference(value: str) -> str:
 SecretRef = Annotated[str, AfterValidator(check_reference)]
 
 
-def resolve_secret(ref: str, environ: Mapping[str, str], *, field: str = "") -> str:
-    """The secret that `ref` points at, read now. A file's trailing line break is not part of it.
+def resolve_secret(ref: str, environ: Mapping[str, str], *, field: str = "", lines: bool = False) -> str:
+    """The secret that `ref` points at, read now. A file's trailing line break is not part of it; `lines` allows others (a key
+    in PEM form has them).
 
     Raises `SettingsError` naming `field` and the variable or file when there is none, or it cannot be one.
     """
     scheme, _, name = ref.partition(":")
     where = f"{field}: " if field else ""
     if scheme != "env":
-        return _usable(_read_secret(Path(name), where), name, where)
-    if secret := environ.get(name):
-        return _usable(secret, f"the environment variable {name}", where)
-    raise SettingsError([f"{where}the environment variable {name} is not set"])
+        secret, origin = _read_secret(Path(name), where), name
+    else:
+        secret, origin = environ.get(name, ""), f"the environment variable {name}"
+        if not secret:
+            raise SettingsError([f"{where}{origin} is not set"])
+    return _usable(secret, origin, where, lines)
 
 
-def _usable(secret: str, origin: str, where: str) -> str:
+def _usable(secret: str, origin: str, where: str, lines: bool) -> str:
     """Every secret travels in a header, or signs one."""
-    if not secret.isprintable():
+    if not all(line.isprintable() for line in (secret.splitlines() if lines else [secret])):
         raise SettingsError([f"{where}{origin} holds a line break or another character that no secret has"])
     return secret
 

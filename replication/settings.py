@@ -116,19 +116,24 @@ class WorkerSettings(SettingsModel):
 def memory_bound(worker: WorkerSettings, stores: Iterable[StoreSettings]) -> int:
     """The most bytes that a worker of these settings needs:
 
-        150 MiB + 64 MiB + 12 MiB x S3 stores + 4 MiB x other stores + 2 MiB x transfer_slots x streams
+        150 MiB + 64 MiB + 12 MiB x S3 stores + 4 MiB x (other stores + CDNs) + 2 MiB x transfer_slots x streams
         + 256 KiB x control_slots + 8 MiB x bulk_slots
 
     Object size and part size do not enter: bytes are streamed. An S3-compatible endpoint that verifies no checksum
     trailer is the exception: parts without a known checksum are gathered there before they are sent.
     """
-    fixed = MEMORY_BASE + GATHERED_BYTES + sum(MEMORY_S3_STORE if isinstance(store, S3Settings) else MEMORY_STORE for store in stores)
     return (
-        fixed
+        MEMORY_BASE
+        + GATHERED_BYTES
+        + sum(_memory_of(store) for store in stores)
         + worker.transfer_slots * worker.streams * MEMORY_STREAM
         + worker.control_slots * MEMORY_CONTROL_SLOT
         + worker.bulk_slots * MEMORY_SCAN
     )
+
+
+def _memory_of(store: StoreSettings) -> int:
+    return MEMORY_S3_STORE + len(store.cdn) * MEMORY_STORE if isinstance(store, S3Settings) else MEMORY_STORE
 
 
 def _ledger_url(value: str) -> str:

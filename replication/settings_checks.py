@@ -13,7 +13,7 @@ from itertools import combinations
 from replication.ingest_settings import WatchSettings
 from replication.limits import Limits
 from replication.route_settings import LocationSettings, PartsSettings
-from replication.store_settings import LIMITS, FileSettings, StoreSettings
+from replication.store_settings import LIMITS, FileSettings, S3Settings, StoreSettings
 from replication.units import format_size
 
 
@@ -32,7 +32,15 @@ class Sound:
 
 def cross_problems(sound: Sound) -> list[str]:
     """One line for each contradiction, starting with the path of the field."""
-    checks = (_unknown_stores, _repeated_names, _impossible_parts, _routes_onto_themselves, _meeting_routes, _impossible_watches)
+    checks = (
+        _unknown_stores,
+        _repeated_names,
+        _impossible_parts,
+        _routes_onto_themselves,
+        _meeting_routes,
+        _impossible_watches,
+        _unread_cdns,
+    )
     return [problem for check in checks for problem in check(sound)]
 
 
@@ -108,3 +116,11 @@ def _impossible_watches(sound: Sound) -> Iterator[str]:
             store = sound.stores.get(source.store)
             if store is not None and not isinstance(store, FileSettings):
                 yield f"{where}: the source of '{watch.route}' is of type {store.type}; only a file system can be watched"
+
+
+def _unread_cdns(sound: Sound) -> Iterator[str]:
+    read = {(source.store, source.bucket) for source in sound.sources.values()}
+    for name, store in sound.stores.items():
+        for at, cdn in enumerate(store.cdn if isinstance(store, S3Settings) else ()):
+            if (name, cdn.bucket) not in read:
+                yield f"stores.{name}.cdn[{at}].bucket: no route has its source in '{cdn.bucket}' of this store"

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from replication.limits import FILE_LIMITS, GCS_LIMITS, S3_LIMITS, Limits
 from replication.secrets import SecretRef
-from replication.units import Size
+from replication.units import Duration, Size
 
 LIMITS: dict[Literal["s3", "gcs", "file"], Limits] = {"s3": S3_LIMITS, "gcs": GCS_LIMITS, "file": FILE_LIMITS}
 """What each kind of store can hold."""
@@ -131,6 +131,43 @@ class StorePrices(SettingsModel):
     egress: Annotated[float, Field(ge=0)] = 0.0
 
 
+def _below(value: str) -> str:
+    url = split_url(value)
+    if "?" in value or "#" in value:
+        raise ValueError("must not hold a query")
+    return value if url.path else f"{value}/"
+
+
+def _replacements(value: dict[str, str]) -> dict[str, str]:
+    for old, new in value.items():
+        if not old or not re.fullmatch(r"[!-~]*", old + new) or re.search(r"[?#]", new):
+            raise ValueError("must replace text of an encoded URL with such text, without a query")
+    return value
+
+
+class CdnSettings(SettingsModel):
+    """A content delivery network that objects of a bucket are read through. Keys that cannot be signed for are public."""
+
+    bucket: Annotated[str, Field(min_length=1)]
+    prefix: str = ""
+    """Only keys that begin with it are read there."""
+    url: Annotated[str, AfterValidator(_below)]
+    """What stands in front of a whole key."""
+    rewrite: Annotated[dict[str, str], AfterValidator(_replacements)] = {}
+    """Text in the percent-encoded key, and what replaces it."""
+    key_pair_id: Annotated[str, Field(pattern=r"^[A-Z0-9]{1,64}$")] | None = None
+    """Of CloudFront; with it URLs are signed."""
+    private_key: SecretRef | None = None
+    """RSA, in PEM form."""
+    signed_for: Annotated[Duration, Field(ge=60, le=365 * 86_400)] = 7 * 86_400.0
+
+    @model_validator(mode="after")
+    def _a_signature_needs_both(self) -> CdnSettings:
+        if (self.key_pair_id is None) != (self.private_key is None):
+            raise ValueError("key_pair_id and private_key belong together: give both or neither")
+        return self
+
+
 class S3Settings(SettingsModel):
     """Amazon S3 (no `endpoint`) or a store that speaks its API. Without keys, the default AWS credential chain."""
 
@@ -144,6 +181,8 @@ class S3Settings(SettingsModel):
     """None: path-style with an `endpoint`, virtual-hosted without."""
     expected_bucket_owner: Annotated[str, AfterValidator(_account)] | None = None
     """AWS account id that must own every bucket of this store."""
+    cdn: tuple[CdnSettings, ...] = ()
+    """The first that serves a key is asked for its bytes."""
     limits: StoreLimits | None = None
     prices: StorePrices | None = None
 

@@ -174,3 +174,12 @@ S3_CODES: dict[str, type[ObjectError]] = {
 def s3_error(what: str, status: int, code: str = "", message: str = "", *, retry_after_s: float | None = None) -> ObjectError:
     """The error for an S3 answer of `status` with the XML `code` ("" where it had none); `what` names the request."""
     return error_class(S3_CODES, status, code)(error_text("S3", what, status, code, message), retry_after_s=retry_after_s)
+
+
+# --- a content delivery network in front of one ------------------------------------------------------------------------
+
+
+def cdn_error(host: str, status: int, *, retry_after_s: float | None = None) -> ObjectError:
+    """The error for an answer of the edge at `host`; bodies of refusals are pages for people, and tell no code."""
+    kind = Refused if 300 <= status < 400 else error_class({}, status, "")
+    return kind(error_text("CDN", host, status, "", ""), retry_after_s=retry_after_s)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from replication.limits import Capabilities
 from replication.secrets import resolve_secret
 from replication.settings import Settings
-from replication.store_settings import FileSettings, GcsSettings, S3Settings, StoreSettings
+from replication.store_settings import CdnSettings, FileSettings, GcsSettings, S3Settings, StoreSettings
 from stores.base import Store
+
+if TYPE_CHECKING:
+    from stores.cdn import Edge
 
 PROBE_VALID_S = 86_400.0
 
@@ -85,4 +89,16 @@ def _s3(name: str, settings: S3Settings, environ: Mapping[str, str]) -> Store:
         credentials=read if settings.access_key_id else None,
         path_style=settings.path_style,
         expected_bucket_owner=settings.expected_bucket_owner,
+        edges=[_edge(f"stores.{name}.cdn[{at}]", cdn, environ) for at, cdn in enumerate(settings.cdn)],
     )
+
+
+def _edge(where: str, cdn: CdnSettings, environ: Mapping[str, str]) -> Edge:
+    from stores.cdn import Edge, SignedUrls
+
+    def read() -> str:
+        assert cdn.private_key is not None
+        return resolve_secret(cdn.private_key, environ, field=f"{where}.private_key", lines=True)
+
+    signed = SignedUrls(cdn.url, cdn.key_pair_id, read, lifetime_s=cdn.signed_for) if cdn.key_pair_id else None
+    return Edge(cdn.bucket, cdn.prefix, cdn.url, rewrite=cdn.rewrite, signed=signed)

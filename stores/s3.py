@@ -7,7 +7,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from replication.errors import (
@@ -25,6 +25,7 @@ from replication.limits import S3_LIMITS, Capabilities
 from replication.models import Attributes, Condition, ListedObject, ObjectInfo, OpenUpload, Part, Version
 from stores.base import Store
 from stores.body import Body
+from stores.cdn import Edge
 from stores.chunks import Chunks, exactly
 from stores.s3credentials import DefaultChain, Given
 from stores.s3errors import key_error, key_refusal, read_error, unkept_key, write_error
@@ -39,7 +40,7 @@ from stores.s3headers import (
     source_headers,
     version_id,
 )
-from stores.s3list import S3Listing
+from stores.s3list import MAX_PAGE, S3Listing
 from stores.s3probe import WriteProbe, honours_read_pins, presumed, sweep_probes
 from stores.s3send import S3Sending
 from stores.s3tags import S3Tags
@@ -64,7 +65,7 @@ class S3Store(Store):
     """One S3 endpoint with one set of credentials (`Store` is the contract).
 
     Without an endpoint it is AWS's of `region`. `credentials` reads those of the settings, again after a refusal; without them the
-    default AWS chain gives some.
+    default AWS chain gives some. What one of the `edges` serves is read there: the first of them.
     """
 
     kind = "s3"
@@ -80,6 +81,7 @@ class S3Store(Store):
         path_style: bool | None = None,
         connections: int = 128,
         expected_bucket_owner: str | None = None,
+        edges: Sequence[Edge] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         source = Given(credentials) if credentials else DefaultChain()
@@ -97,6 +99,7 @@ class S3Store(Store):
             clock=clock,
         )
         self._owner = expected_bucket_owner
+        self._edges = tuple(edges)
         self._listing = S3Listing(self._wire)
         self._tags = S3Tags(self._wire, aws=self._aws)
         self._sending = S3Sending(self._wire, aws=self._aws)
@@ -109,6 +112,9 @@ class S3Store(Store):
 
     async def probe(self, bucket: str, *, writable: bool) -> Capabilities:
         await self._see(bucket)
+        for edge in self._edges:
+            if edge.bucket == bucket:
+                await self._see_through(edge)
         versioned = await self._versioned(bucket)
         if not writable:
             pins = await honours_read_pins(self._wire, self._listing, bucket)
@@ -125,6 +131,12 @@ class S3Store(Store):
         """Proves that the bucket is there and readable, or raises."""
         await self._listing.page(bucket, "", 1)
         self._seen_at[bucket] = time.monotonic()
+
+    async def _see_through(self, edge: Edge) -> None:
+        """Proves that the edge lets objects be read, if there are any, or raises."""
+        for entry in (await self._listing.page(edge.bucket, edge.prefix, MAX_PAGE)).objects:
+            if entry.version.size_bytes and self._edge(edge.bucket, entry.key) is edge:
+                return await edge.check(entry.key, entry.version)
 
     def _write_probe(self, bucket: str) -> WriteProbe:
         return WriteProbe(self._wire, self._listing, bucket, f"{PROBE_PREFIX}{uuid.uuid4().hex}/", aws=self._aws)
@@ -172,8 +184,24 @@ class S3Store(Store):
     ) -> AsyncIterator[Sequence[ListedObject]]:
         return self._listing.pages(bucket, prefix, start_after, page_size)
 
+    def _edge(self, bucket: str, key: str) -> Edge | None:
+        return next((edge for edge in self._edges if edge.serves(bucket, key)), None)
+
+    def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AbstractAsyncContextManager[Chunks]:
+        if (edge := self._edge(bucket, key)) is not None:
+            return self._read_through(edge, bucket, key, pin, offset, length)
+        return self._read(bucket, key, pin, offset, length)
+
     @asynccontextmanager
-    async def read(self, bucket: str, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[Chunks]:
+    async def _read_through(self, edge: Edge, bucket: str, key: str, pin: Version, offset: int, length: int) -> AsyncIterator[Chunks]:
+        async with AsyncExitStack() as stack:
+            chunks = await edge.opened(stack, key, pin=pin, offset=offset, length=length)
+            if chunks is None:
+                chunks = await stack.enter_async_context(self._read(bucket, key, pin, offset, length))
+            yield chunks
+
+    @asynccontextmanager
+    async def _read(self, bucket: str, key: str, pin: Version, offset: int, length: int) -> AsyncIterator[Chunks]:
         whole = offset == 0 and length == pin.size_bytes
         query = {"versionId": pin.id} if pin.id else None
         headers = {} if pin.id else {"if-match": quoted(pin)}
@@ -186,6 +214,8 @@ class S3Store(Store):
             yield exactly(answer.chunks(), length)
 
     async def fetch(self, bucket: str, key: str, *, pin: Version) -> tuple[ObjectInfo, bytes]:
+        if self._edge(bucket, key) is not None:
+            return await super().fetch(bucket, key, pin=pin)
         check_key(key)
         answer = await self._wire.send("GET", bucket, key, headers={"if-match": quoted(pin), "x-amz-checksum-mode": "ENABLED"})
         if answer.status != 200:
@@ -392,6 +422,8 @@ class S3Store(Store):
             yield upload
 
     async def close(self) -> None:
+        for edge in self._edges:
+            await edge.close()
         await self._wire.close()
 
 

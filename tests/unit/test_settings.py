@@ -18,7 +18,7 @@ from replication.route_settings import DeletesSettings
 from replication.secrets import resolve_secret
 from replication.settings import Settings, WorkerSettings, check_roots, load_settings, memory_bound, parse_settings
 from replication.settings_file import models_in
-from replication.store_settings import FileSettings, S3Settings
+from replication.store_settings import CdnSettings, FileSettings, S3Settings
 
 EXAMPLE = Path(__file__).parents[2] / "drayage.example.yaml"
 SECRET = "hunter2-hunter2"
@@ -64,7 +64,7 @@ def problems(source: Any) -> list[str]:
 
 def test_the_example_loads() -> None:
     settings = load_settings(EXAMPLE, {})
-    assert [route.name for route in settings.routes] == ["photos", "local-files"]
+    assert [route.name for route in settings.routes] == ["photos", "local-files", "site"]
     assert settings.ingest.watch[0].quiet == 30
 
 
@@ -212,6 +212,24 @@ def test_a_document_that_is_no_mapping_is_refused(source: object) -> None:
         (store(region="us-east-1\n"), "stores.x.region: must be a region's name such as us-east-1"),
         (store(endpoint="http://a..b"), "stores.x.endpoint: must name a host: each part between two dots has 1 to 63 characters"),
         (store(endpoint=f"http://{'a' * 64}.b"), "stores.x.endpoint: must name a host: each part between two dots has 1 to 63 characters"),
+        *(
+            ({"stores": {"x": {"type": "s3", "cdn": [{"bucket": "b", "url": "https://d.example/"} | wrong]}}}, f"stores.x.cdn[0]{problem}")
+            for wrong, problem in (
+                ({"url": "d.example"}, ".url: must be an http:// or https:// URL"),
+                ({"url": "https://d.example/?a=b"}, ".url: must not hold a query"),
+                ({"url": "http://169.254.169.254/"}, ".url: must not be a link-local or metadata address"),
+                ({"bucket": ""}, ".bucket: is empty"),
+                ({"rewrite": {"": "x"}}, ".rewrite: must replace text of an encoded URL with such text, without a query"),
+                ({"rewrite": {"a": "?x"}}, ".rewrite: must replace text of an encoded URL with such text, without a query"),
+                ({"key_pair_id": "K1"}, ": key_pair_id and private_key belong together: give both or neither"),
+                (
+                    {"private_key": SECRET},
+                    ".private_key: must be a reference, env:NAME or file:/absolute/path: a secret itself never stands here",
+                ),
+                ({"signed_for": "5s"}, ".signed_for: must be greater than or equal to 60"),
+                ({}, ".bucket: no route has its source in 'b' of this store"),
+            )
+        ),
         (store(expected_bucket_owner="12"), "stores.x.expected_bucket_owner: must be an AWS account id of twelve digits, in quotes"),
         ({"worker": {"streams": "4"}}, "worker.streams: must be a whole number"),
         (document(routes=[route(storage_class="")]), "routes[0].storage_class: is empty"),
@@ -478,6 +496,8 @@ def test_the_memory_bound_grows_with_what_is_at_once() -> None:
     s3, disk = S3Settings(type="s3"), FileSettings(type="file", root=Path("/r"))
     worker = WorkerSettings(control_slots=4, transfer_slots=2, bulk_slots=5, streams=3)
     assert memory_bound(worker, [s3, disk]) == (150 + 64 + 12 + 4 + 2 * 2 * 3 + 1 + 8 * 5) * MIB
+    fronted = S3Settings(type="s3", cdn=(CdnSettings(bucket="b", url="https://d.example"),))
+    assert memory_bound(worker, [fronted, disk]) == memory_bound(worker, [s3, disk, disk])
 
 
 def test_every_problem_is_told_at_once() -> None:
