@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cli.main import main
-from replication.leaving import leave
+from service.leaving import leave
 
 if __name__ == "__main__":
     leave(main())

@@ -36,9 +36,9 @@ from activities.streams import Ways
 from activities.turns import Turns
 from ledger.ledger import Ledger
 from replication.errors import LedgerUnavailable, SettingsError
-from replication.leaving import leave
-from replication.logs import configure_logging
 from replication.settings import Settings, check_roots, load_settings
+from service.leaving import leave
+from service.logs import configure_logging
 from stores.registry import Stores
 from workflows.bytecode import bytecode_of
 from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, prometheus_runtime

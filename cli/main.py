@@ -210,7 +210,7 @@ def _prepare(options: argparse.Namespace) -> Command:
     """The command, ready to run: arguments and configuration are read, nothing is contacted."""
     import logging
 
-    from replication.logs import configure_logging
+    from service.logs import configure_logging
 
     configure_logging(level=logging.WARNING)
     output = Output(as_json=options.json)

@@ -35,10 +35,10 @@ from cli.sync_view import View, tell
 from cli.unsettled import unsettled
 from ledger.ledger import Ledger
 from replication.errors import LedgerUnavailable, UsageError
-from replication.leaving import leave
 from replication.passes import PassInput, PassProgress
 from replication.secrets import resolve_secret
 from replication.settings import TemporalSettings, parse_settings
+from service.leaving import leave
 
 STARTER = ROOT / "starter.py"
 LIVE_S = 0.5

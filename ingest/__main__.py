@@ -15,7 +15,6 @@ from typing import Any
 
 from ingest import inotify, metrics
 from ingest.dispatch import Dispatcher, routes_by_bucket
-from ingest.health import Health, Report, serve_health
 from ingest.operator_messages import replicas_of
 from ingest.pubsub import PubSubIngestor
 from ingest.sqs import SqsIngestor, client_credentials
@@ -23,11 +22,12 @@ from ingest.watch import WatchIngestor
 from ingest.webhook import Webhook
 from replication.errors import SettingsError
 from replication.ingest_settings import IngestSettings, WatchSettings
-from replication.leaving import leave
-from replication.logs import configure_logging
 from replication.secrets import resolve_secret
 from replication.settings import Settings, load_settings
 from replication.store_settings import FileSettings
+from service.health import Health, Report, serve_health
+from service.leaving import leave
+from service.logs import configure_logging
 from stores.registry import Stores
 from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, prometheus_runtime
 

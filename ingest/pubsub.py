@@ -30,9 +30,9 @@ from ingest import metrics
 from ingest.dispatch import Dispatcher, RoutesByBucket, Target, targets_of
 from ingest.events import ChangeEvent, Quarantined
 from ingest.gcs_events import parse_pubsub
-from ingest.health import Report, silent
 from ingest.pace import Pace, pause
 from replication.ingest_settings import PubSubSettings
+from service.health import Report, silent
 
 log = logging.getLogger("drayage.ingest")
 

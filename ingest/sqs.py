@@ -29,13 +29,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from ingest import metrics
 from ingest.dispatch import Dispatcher, RoutesByBucket
-from ingest.health import Report, silent
 from ingest.held import Bounds, Held
 from ingest.operator_messages import Replicas
 from ingest.pace import Pace, pause, unless_stopped
 from ingest.sqs_messages import Message, read_message
 from replication.ingest_settings import SqsSettings
 from replication.secrets import resolve_secret
+from service.health import Report, silent
 
 log = logging.getLogger("drayage.ingest")
 

@@ -22,13 +22,13 @@ from pathlib import Path
 from ingest import metrics
 from ingest.dispatch import Dispatcher, Target
 from ingest.folder import Folder, RootGone
-from ingest.health import Report, silent
 from ingest.inotify import Changes, WatchedTree, WatchLimit
 from ingest.pace import Pace, pause, unless_stopped
 from ingest.quiet import Look, Pending, QuietFiles
 from replication.errors import ObjectError
 from replication.ingest_settings import WatchSettings
 from replication.routes import Route
+from service.health import Report, silent
 from stores.registry import Stores
 
 log = logging.getLogger("drayage.ingest")

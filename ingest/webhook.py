@@ -44,12 +44,12 @@ from aiohttp.typedefs import Handler
 from ingest import metrics
 from ingest.dispatch import Dispatcher, RoutesByBucket, Started, Target
 from ingest.events import REASONS
-from ingest.health import Report, silent
-from ingest.http_listener import IDLE_S, Refused, listening, own_hosts
 from ingest.operator_messages import Replicas
 from ingest.rate import Bucket, take
 from ingest.webhook_bodies import Reading, read_body
 from replication.ingest_settings import WebhookSettings
+from service.health import Report, silent
+from service.http_listener import IDLE_S, Refused, listening, own_hosts
 
 log = logging.getLogger("drayage.ingest")
 

@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT))
 
 if __name__ == "__main__":
     from cli import main, sync_engine, sync_pass
-    from replication.leaving import leave
+    from service.leaving import leave
 
     sync_engine.WORKER = Path(__file__).with_name("stub_worker.py")
     sync_pass.WAITING_S = 1.5

@@ -22,9 +22,9 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
 with workflow.unsafe.imports_passed_through():
-    from replication.leaving import leave
     from replication.passes import Counters, LimitUpdate, PassInput, PassProgress, PassResult, Steering
     from replication.settings import load_settings
+    from service.leaving import leave
 
 STUBBORN = "STUB_IGNORES_SIGTERM"
 COUNTERS = Counters(listed=5, skipped=1, copied=3, failed=1, bytes_copied=4096, bytes_listed=8192)

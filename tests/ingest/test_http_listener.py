@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 from temporalio.client import Client
 
-from ingest.http_listener import MAX_CONNECTIONS, own_hosts
 from replication.errors import SettingsError
+from service.http_listener import MAX_CONNECTIONS, own_hosts
 from tests.ingest.webhook_rig import EVENT, TOKEN, WebhookRig, logged, request_bytes
 from tests.poll import eventually
 

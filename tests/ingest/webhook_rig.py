@@ -23,8 +23,8 @@ from ingest.operator_messages import replicas_of
 from ingest.webhook import Webhook
 from replication.ids import object_workflow_id
 from replication.ingest_settings import WebhookSettings
-from replication.logs import JsonFormatter
 from replication.settings import Settings, parse_settings
+from service.logs import JsonFormatter
 from stores.registry import Stores
 from tests.ingest.test_events import s3_body, s3_record
 from tests.lab import FAST_RETRIES, Lab

@@ -24,15 +24,16 @@ ALLOWED: dict[str, set[str]] = {
     "stores": {"replication"},
     "ledger": {"replication"},
     "embedded": {"replication"},
+    "service": {"replication"},
     "activities": LEAVES,
     "workflows": {"activities", "replication"},
-    "ingest": {"workflows", *LEAVES},
-    "console": {"ingest", "workflows", *LEAVES},
-    "cli": {"ingest", "workflows", "embedded", *LEAVES},
-    "starter": {"cli", "ingest", "workflows", "embedded", *LEAVES},
-    "worker": {"workflows", "activities", *LEAVES},
+    "ingest": {"workflows", "service", *LEAVES},
+    "console": {"ingest", "workflows", "service", *LEAVES},
+    "cli": {"ingest", "workflows", "embedded", "service", *LEAVES},
+    "starter": {"cli", "ingest", "workflows", "embedded", "service", *LEAVES},
+    "worker": {"workflows", "activities", "service", *LEAVES},
     "deploy": set(),
-    "benchmarks": {"ingest", "workflows", "activities", "embedded", "cli", "worker", *LEAVES},
+    "benchmarks": {"ingest", "workflows", "activities", "embedded", "cli", "worker", "service", *LEAVES},
 }
 """What each unit may import. `activities` in `workflows` is bound by two more rules, below."""
 

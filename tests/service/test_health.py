@@ -15,8 +15,8 @@ from temporalio.client import Client
 from embedded.ports import LOOPBACK, free_port
 from embedded.temporal import TemporalServer
 from ingest.dispatch import Dispatcher
-from ingest.health import PROBE_EVERY_S, Health, serve_health, silent
 from replication.errors import SettingsError
+from service.health import PROBE_EVERY_S, Health, serve_health, silent
 from tests.conftest import running
 from tests.poll import SLACK, eventually, within
 

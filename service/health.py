@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
-from ingest.http_listener import listening
+from service.http_listener import listening
 
 TEMPORAL = "temporal"
 PROBE_EVERY_S = 2.0

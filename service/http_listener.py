@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 
 from replication.errors import SettingsError
 
-log = logging.getLogger("drayage.ingest")
+log = logging.getLogger("drayage.service")
 
 MAX_CONNECTIONS = 256
 IDLE_S = 15.0
