@@ -1,4 +1,4 @@
-"""Runs a worker until SIGTERM or SIGINT: `python worker.py [--role all|control|transfer] [--config PATH]`.
+"""Runs a worker until SIGTERM or SIGINT: `python worker.py [--role all|control|transfer] [--config PATH] [--watch-config]`.
 
 `control` runs the workflows and the activities that look, decide, publish and sweep; `transfer` moves bytes. Both poll
 their own task queue, so that a fleet can scale them apart. This is the only place that wires things.
@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -36,12 +36,14 @@ from activities.streams import Ways
 from activities.turns import Turns
 from ledger.ledger import Ledger
 from replication.errors import LedgerUnavailable, SettingsError
-from replication.settings import Settings, check_roots, load_settings
+from replication.settings import Settings, check_roots, load_settings, settings_path
+from service.health import Health, process_info, serving
 from service.leaving import leave
 from service.logs import configure_logging
+from service.reloading import Reloading, start_again
 from stores.registry import Stores
 from workflows.bytecode import bytecode_of
-from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, prometheus_runtime
+from workflows.client import TemporalUnreachable, answers, connect, ensure_search_attributes, prometheus_runtime
 from workflows.deletions import RouteDeletions
 from workflows.housekeeping import Housekeeping
 from workflows.object import ReplicateObject
@@ -52,6 +54,7 @@ from workflows.start import await_object
 log = logging.getLogger("drayage.worker")
 
 HEARTBEAT_THROTTLE = timedelta(seconds=5)
+PROBE_TIMEOUT = timedelta(seconds=2)
 WORKFLOWS: Sequence[type] = (ReplicateObject, ReconcileRoute, ReconcilePartition, VerifyRoute, RouteDeletions, Housekeeping)
 
 
@@ -121,6 +124,21 @@ async def running(workers: Sequence[Worker]) -> AsyncIterator[None]:
         await asyncio.gather(*(worker.shutdown() for worker in workers))
 
 
+def _health(settings: Settings, role: str, client: Client, ledger: Ledger) -> contextlib.AbstractAsyncContextManager[None]:
+    """Serves health. A worker that fails ends the process, so whoever gets an answer talks to one that polls."""
+
+    async def temporal_answers() -> bool:
+        return await answers(client, PROBE_TIMEOUT)
+
+    async def ledger_answers() -> bool:
+        await ledger.find("", "")
+        return True
+
+    health = Health(probes={"temporal": temporal_answers, "ledger": ledger_answers})
+    queue, routes = settings.temporal.task_queue, [route.name for route in settings.routes]
+    return serving(settings.worker.health, "worker.health", health, process_info("worker", role=role, task_queue=queue, routes=routes))
+
+
 async def _look_at(ledger: Ledger) -> None:
     """A ledger that is away, or of another release, stops no worker: it may be there when it is needed."""
     try:
@@ -129,18 +147,24 @@ async def _look_at(ledger: Ledger) -> None:
         log.warning("%s; what needs it waits", error)
 
 
+def open_stores(settings: Settings, environ: Mapping[str, str]) -> Stores:
+    """Every store that a route names. Raises `SettingsError` for a secret that is not there."""
+    stores = Stores(settings, environ)
+    for name in sorted({location.store for route in settings.routes for location in (route.source, route.destination)}):
+        stores.get(name)
+    return stores
+
+
 async def run_worker(settings: Settings, role: str, environ: Mapping[str, str], stop: asyncio.Event) -> None:
     """Connects, polls until `stop` is set, finishes or hands back what runs, closes everything."""
     runtime = prometheus_runtime(settings.worker.metrics)
     metrics.bind(runtime.metric_meter)
-    stores, ledger = Stores(settings, environ), Ledger(settings.ledger)
-    for name in sorted({location.store for route in settings.routes for location in (route.source, route.destination)}):
-        stores.get(name)
+    stores, ledger = open_stores(settings, environ), Ledger(settings.ledger)
     try:
         client = await connect(settings.temporal, environ, runtime=runtime)
         await ensure_search_attributes(client)
         with bytecode_of(WORKFLOWS):
-            async with running(build_workers(client, settings, stores, ledger, role)):
+            async with running(build_workers(client, settings, stores, ledger, role)), _health(settings, role, client, ledger):
                 log.info("worker is ready: role %s, task queue %s, %d routes", role, settings.temporal.task_queue, len(settings.routes))
                 await _look_at(ledger)
                 await stop.wait()
@@ -150,17 +174,34 @@ async def run_worker(settings: Settings, role: str, environ: Mapping[str, str], 
         await ledger.close()
 
 
-async def _main(settings: Settings, role: str) -> None:
+async def _main(settings: Settings, options: argparse.Namespace) -> bool:
+    """True when the worker is to start again, with another configuration."""
     # What was imported lives as long as the process; objects on their way make much garbage that is no cycle.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     stop = asyncio.Event()
+    reloading = Reloading(settings, lambda: _load_anew(options.config), stop)
+    reloading.listen()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     with ThreadPoolExecutor(max_workers=settings.worker.threads, thread_name_prefix="drayage") as threads:
         loop.set_default_executor(threads)
-        await run_worker(settings, role, os.environ, stop)
+        async with reloading.watching(settings_path(options.config, os.environ) if options.watch_config else None):
+            await run_worker(settings, options.role, os.environ, stop)
+    return reloading.wanted
+
+
+def _load(path: Path | None) -> Settings:
+    settings = load_settings(path, os.environ)
+    check_roots(settings, lambda root: Path(os.path.realpath(root)))
+    return settings
+
+
+def _load_anew(path: Path | None) -> Settings:
+    settings = _load(path)
+    open_stores(settings, os.environ)  # and drops them: they hold nothing yet
+    return settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,28 +209,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="worker.py", description="Runs a Drayage worker until SIGTERM.")
     parser.add_argument("--role", choices=("all", "control", "transfer"), default="all", help="which task queues to poll (default: all)")
     parser.add_argument("--config", type=Path, help="configuration file (default: $DRAYAGE_CONFIG, then drayage.yaml)")
+    parser.add_argument("--watch-config", action="store_true", help="take a changed configuration over, as SIGHUP does")
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
     configure_logging()
     try:
-        settings = load_settings(options.config, os.environ)
-        check_roots(settings, lambda root: Path(os.path.realpath(root)))
-        _run(_main(settings, options.role))
+        again = _run(_main(_load(options.config), options))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
     except TemporalUnreachable as error:
         print(error, file=sys.stderr)
         return 3
+    if again:
+        start_again(Path(__file__).parent, [__file__, *arguments])
     return 0
 
 
-def _run(main: Any) -> None:
+def _run(main: Coroutine[Any, Any, bool]) -> bool:
     try:
         import uvloop
     except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+        return asyncio.run(main)
+    return uvloop.run(main)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs the configured ingestors until SIGTERM or SIGINT: `python -m ingest [--config PATH]`."""
+"""Runs the configured ingestors until SIGTERM or SIGINT: `python -m ingest [--config PATH] [--watch-config]`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from ingest.webhook import Webhook
 from replication.errors import SettingsError
 from replication.ingest_settings import IngestSettings, WatchSettings
 from replication.secrets import resolve_secret
-from replication.settings import Settings, load_settings
+from replication.settings import Settings, load_settings, settings_path
 from replication.store_settings import FileSettings
-from service.health import Health, Report, serve_health
+from service.health import Health, Report, process_info, serving
 from service.leaving import leave
 from service.logs import configure_logging
+from service.reloading import Reloading, start_again
 from stores.registry import Stores
 from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, prometheus_runtime
 
@@ -42,14 +43,19 @@ def ingest_problems(settings: IngestSettings) -> list[str]:
     return [f"ingest.watch[{number}].mode: 'native' needs inotify, which this system has not; 'auto' polls" for number in native]
 
 
+def check_ingest(settings: IngestSettings, environ: Mapping[str, str]) -> str:
+    """The webhook's token, if there is one. Raises `SettingsError` for what keeps these ingestors from running."""
+    if problems := ingest_problems(settings):
+        raise SettingsError(problems)
+    for number, queue in enumerate(settings.sqs):
+        client_credentials(queue, environ, f"ingest.sqs[{number}]")
+    return resolve_secret(settings.webhook.token, environ, field="ingest.webhook.token") if settings.webhook else ""
+
+
 async def run_ingestors(settings: Settings, environ: Mapping[str, str], stop: asyncio.Event) -> None:
     """Connects, takes events until `stop` is set, finishes what it holds. Raises `SettingsError`, `TemporalUnreachable`."""
     ingest = settings.ingest
-    if problems := ingest_problems(ingest):
-        raise SettingsError(problems)
-    for number, queue in enumerate(ingest.sqs):
-        client_credentials(queue, environ, f"ingest.sqs[{number}]")
-    token = resolve_secret(ingest.webhook.token, environ, field="ingest.webhook.token") if ingest.webhook else ""
+    token = check_ingest(ingest, environ)
     runtime = prometheus_runtime(ingest.metrics)
     metrics.bind(runtime.metric_meter)
     client = await connect(settings.temporal, environ, runtime=runtime)
@@ -109,12 +115,10 @@ class Sources:
 
 async def _run_all(sources: Sources, stop: asyncio.Event) -> None:
     """Every ingestor side by side; the first that cannot run ends all."""
-    listen, dispatcher = sources.settings.ingest.health, sources.dispatcher
-    health = Health(sources.names, lambda: dispatcher.available, dispatcher.healthy)
+    health = Health(sources.names, {"temporal": sources.dispatcher.takes_starts})
+    info = process_info("ingest", sources=sources.names)
     try:
-        async with asyncio.TaskGroup() as running:
-            if listen:
-                running.create_task(serve_health(listen, health, stop))
+        async with serving(sources.settings.ingest.health, "ingest.health", health, info), asyncio.TaskGroup() as running:
             for name, work in sources.run(health, stop).items():
                 health.attach(name, running.create_task(work))
             log.info("ingest is ready: %s", ", ".join(sources.names))
@@ -122,38 +126,52 @@ async def _run_all(sources: Sources, stop: asyncio.Event) -> None:
         raise group.exceptions[0] from None
 
 
-async def _main(settings: Settings) -> None:
+async def _main(settings: Settings, options: argparse.Namespace) -> bool:
+    """True when the ingestors are to start again, with another configuration."""
     stop = asyncio.Event()
+    reloading = Reloading(settings, lambda: _load(options.config), stop)
+    reloading.listen()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    await run_ingestors(settings, os.environ, stop)
+    async with reloading.watching(settings_path(options.config, os.environ) if options.watch_config else None):
+        await run_ingestors(settings, os.environ, stop)
+    return reloading.wanted
+
+
+def _load(path: Path | None) -> Settings:
+    settings = load_settings(path, os.environ)
+    check_ingest(settings.ingest, os.environ)
+    return settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 after a signal, 2 for a wrong configuration, 3 when Temporal cannot be reached at the start."""
     parser = argparse.ArgumentParser(prog="python -m ingest", description="Runs Drayage's ingestors until SIGTERM.")
     parser.add_argument("--config", type=Path, help="configuration file (default: $DRAYAGE_CONFIG, then drayage.yaml)")
+    parser.add_argument("--watch-config", action="store_true", help="take a changed configuration over, as SIGHUP does")
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
     configure_logging()
     try:
-        _run(_main(load_settings(options.config, os.environ)))
+        again = _run(_main(_load(options.config), options))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
     except TemporalUnreachable as error:
         print(error, file=sys.stderr)
         return 3
+    if again:
+        start_again(Path(__file__).parents[1], ["-m", "ingest", *arguments])
     return 0
 
 
-def _run(main: Coroutine[Any, Any, None]) -> None:
+def _run(main: Coroutine[Any, Any, bool]) -> bool:
     try:
         import uvloop
     except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+        return asyncio.run(main)
+    return uvloop.run(main)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from ingest.pace import Pace, unless_stopped
 from replication.ids import object_workflow_id
 from replication.routes import Route
 from replication.settings import Settings
+from workflows.client import answers
 from workflows.start import start_object
 
 log = logging.getLogger("drayage.ingest")
@@ -157,10 +158,11 @@ class Dispatcher:
 
     async def healthy(self) -> bool:
         """One request; False while Temporal does not answer."""
-        try:
-            return await self._client.service_client.check_health(timeout=self._start_timeout)
-        except (RPCError, RuntimeError):
-            return False
+        return await answers(self._client, self._start_timeout)
+
+    async def takes_starts(self) -> bool:
+        """Whether the last start was taken, and Temporal answers."""
+        return self.available and await self.healthy()
 
     async def close(self) -> None:
         """Gives up what is pending: to whoever waits for it, it is `unavailable`."""

@@ -105,6 +105,8 @@ class WorkerSettings(SettingsModel):
     graceful_stop: Duration = 30.0
     metrics: HostPort | None = None
     """Address that serves Prometheus metrics; None serves none."""
+    health: HostPort | None = None
+    """Address that answers `/livez`, `/readyz` and `/info`; None answers nothing."""
     retries: RetrySettings = RetrySettings()
 
     @property
@@ -188,9 +190,14 @@ class Settings(SettingsModel):
             raise RouteUnknown(f"no route '{name}' in the configuration (routes: {known})") from None
 
 
+def settings_path(path: Path | None, environ: Mapping[str, str]) -> Path:
+    """`path`, or the file that DRAYAGE_CONFIG names, or `drayage.yaml` here."""
+    return path or Path(environ.get(PATH_VARIABLE) or DEFAULT_PATH)
+
+
 def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
-    """Reads `path`, or the file that DRAYAGE_CONFIG names, or `drayage.yaml` here. Raises `SettingsError` with every problem."""
-    path = path or Path(environ.get(PATH_VARIABLE) or DEFAULT_PATH)
+    """Reads the file that `settings_path` names. Raises `SettingsError` with every problem."""
+    path = settings_path(path, environ)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -1,33 +1,37 @@
-"""Liveness and readiness of the ingestors, for whoever restarts and watches the process.
+"""Liveness and readiness of a process, for whoever restarts and watches it, and what it is.
 
-`GET /livez` is 200 while the event loop turns and every attached ingestor runs: a restart helps otherwise. `GET /readyz`
-is 200 while Temporal takes starts and the source of every ingestor answers; while Temporal is away that is 503 and
+`GET /livez` is 200 while the event loop turns and everything attached runs: a restart helps otherwise. `GET /readyz` is 200
+while all that the process needs answers: Temporal, a worker's ledger, the source of every ingestor; else that is 503 and
 liveness stays 200, for a restart cures nothing. Both answer with a JSON list of what is wrong, one object each: `name`,
-`since` (RFC 3339) and `cause`.
+`since` (RFC 3339) and `cause`. `GET /info` tells what runs, and since when.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from aiohttp import web
 
 from service.http_listener import listening
+from service.version import VERSION
 
-TEMPORAL = "temporal"
+CAUSES = {"temporal": "does not take starts", "ledger": "does not answer"}
+"""What can be probed, and what it means when it fails."""
 PROBE_EVERY_S = 2.0
-"""Temporal is asked at most so often, however often readiness is."""
+"""Each is asked at most so often, however often readiness is."""
 PROBE_WAIT_S = 0.8
 """A probe that takes longer counts as no answer: a kubelet waits for one second."""
 MAX_CAUSE = 300
 
 Report = Callable[[bool, str], None]
 """`(answers, cause)`: what an ingestor says of its source. The cause holds no key and no secret."""
-Probe = Callable[[], Awaitable[bool]]
+Ask = Callable[[], Awaitable[bool]]
 
 
 def silent(answers: bool, cause: str) -> None:
@@ -45,33 +49,57 @@ class Problem:
     cause: str
 
 
+class Probe:
+    """Asks, at most once in `PROBE_EVERY_S` and one question at a time; all who want to know meanwhile wait for that one."""
+
+    def __init__(self, ask: Ask, wait_s: float, clock: Callable[[], float]) -> None:
+        self._ask = ask
+        self._wait_s = wait_s
+        self._clock = clock
+        self._asking: asyncio.Future[bool] | None = None
+        self._asked_at = -PROBE_EVERY_S
+        self._answered = True
+
+    async def answers(self) -> bool:
+        """What the last question told. One that takes longer than `wait_s` counts as no answer."""
+        if self._asking is None:
+            if self._clock() - self._asked_at < PROBE_EVERY_S:
+                return self._answered
+            self._asking = asyncio.ensure_future(self._ask())
+            self._asking.add_done_callback(self._note)
+        await asyncio.wait({self._asking}, timeout=self._wait_s)
+        return self._asking is None and self._answered
+
+    def _note(self, asking: asyncio.Future[bool]) -> None:
+        self._asking, self._asked_at = None, self._clock()
+        self._answered = not asking.cancelled() and asking.exception() is None and asking.result()
+
+    async def close(self) -> None:
+        """Gives up the question under way."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+
+
 class Health:
-    """What the ingestors of this process last said of their sources. `names` is the closed set of those that report
-    (`sqs[0]`, `pubsub[1]`, `watch[0]`, `webhook`); each counts as not ready until its first report."""
+    """What the parts of this process last said of themselves. `names` is the closed set of those that report (`sqs[0]`,
+    `watch[0]`, `webhook`); each counts as not ready until its first report."""
 
     def __init__(
         self,
-        names: Iterable[str],
-        temporal: Callable[[], bool],
-        probe: Probe | None = None,
+        names: Iterable[str] = (),
+        probes: Mapping[str, Ask] | None = None,
         *,
         probe_wait_s: float = PROBE_WAIT_S,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
-        """`temporal` tells whether the last start was taken, as `Dispatcher.available` does; `probe` asks Temporal, as
-        `Dispatcher.healthy` does, and so notices an outage in which nothing is started."""
-        self._temporal = temporal
-        self._ask = probe
-        self._probe_wait_s = probe_wait_s
-        self._clock = clock
+        """`probes` ask those of `CAUSES` that this process needs, and so notice an outage in which nothing is wanted of them."""
         self._now = now
-        self._wrong: dict[str, Problem | None] = {TEMPORAL: None}
+        self._probes = {name: Probe(ask, probe_wait_s, clock) for name, ask in (probes or {}).items()}
+        self._wrong: dict[str, Problem | None] = dict.fromkeys(self._probes)
         self._wrong |= {name: self._problem(name, "has not answered yet") for name in names}
         self._ended: dict[str, Problem] = {}
-        self._probing: asyncio.Future[bool] | None = None
-        self._probed_at = -PROBE_EVERY_S
-        self._answered = True
 
     def report(self, name: str) -> Report:
         """The report of one ingestor. Raises `KeyError` for a name that is not in the set."""
@@ -88,31 +116,14 @@ class Health:
         return list(self._ended.values())
 
     async def unready(self) -> list[Problem]:
-        """What keeps this process from being ready. Probes Temporal, unless that was done just now."""
-        self._note(TEMPORAL, self._temporal() and await self._temporal_answers(), "does not take starts")
+        """What keeps this process from being ready. Probes what was not probed just now."""
+        for name, answers in zip(self._probes, await asyncio.gather(*(probe.answers() for probe in self._probes.values())), strict=True):
+            self._note(name, answers, CAUSES[name])
         return [*(problem for problem in self._wrong.values() if problem is not None), *self._ended.values()]
 
     async def close(self) -> None:
-        """Gives up the probe under way."""
-        if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.gather(self._probing, return_exceptions=True)
-
-    async def _temporal_answers(self) -> bool:
-        """What the last probe told. One at a time is under way, and all who ask meanwhile wait for it."""
-        if self._ask is None:
-            return True
-        if self._probing is None:
-            if self._clock() - self._probed_at < PROBE_EVERY_S:
-                return self._answered
-            self._probing = asyncio.ensure_future(self._ask())
-            self._probing.add_done_callback(self._note_answer)
-        await asyncio.wait({self._probing}, timeout=self._probe_wait_s)
-        return self._probing is None and self._answered
-
-    def _note_answer(self, probing: asyncio.Future[bool]) -> None:
-        self._probing, self._probed_at = None, self._clock()
-        self._answered = not probing.cancelled() and probing.exception() is None and probing.result()
+        """Gives up the probes under way."""
+        await asyncio.gather(*(probe.close() for probe in self._probes.values()))
 
     def _note(self, name: str, answers: bool, cause: str) -> None:
         """`since` stays that of the first failure of a row."""
@@ -131,8 +142,13 @@ class Health:
             raise KeyError(name)
 
 
-async def serve_health(listen: str, health: Health, stop: asyncio.Event) -> None:
-    """Answers at `listen` (host:port) until `stop` is set. Raises `SettingsError` for an address that cannot be bound."""
+@asynccontextmanager
+async def serving(listen: str | None, field: str, health: Health, info: Mapping[str, Any]) -> AsyncIterator[None]:
+    """While the block runs, `listen` (host:port) is answered, `/info` with `info`; without one nothing is. Raises `SettingsError`
+    naming the setting `field` for an address that cannot be bound."""
+    if listen is None:
+        yield
+        return
 
     async def livez(_: web.Request) -> web.Response:
         return _answer(health.dead())
@@ -140,13 +156,21 @@ async def serve_health(listen: str, health: Health, stop: asyncio.Event) -> None
     async def readyz(_: web.Request) -> web.Response:
         return _answer(await health.unready())
 
+    async def told(_: web.Request) -> web.Response:
+        return web.json_response(info)
+
     app = web.Application()
-    app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz)])
+    app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/info", told)])
     try:
-        async with listening(app, listen, "ingest.health"):
-            await stop.wait()
+        async with listening(app, listen, field):
+            yield
     finally:
         await health.close()
+
+
+def process_info(program: str, **more: Any) -> dict[str, Any]:
+    """What runs: the program, the product's version, and since when (RFC 3339)."""
+    return {"program": program, "version": VERSION, "started_at": _utc_now().isoformat(timespec="milliseconds"), **more}
 
 
 def _answer(problems: list[Problem]) -> web.Response:

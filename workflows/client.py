@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from temporalio.api.enums.v1 import IndexedValueType
@@ -36,6 +37,14 @@ async def connect(settings: TemporalSettings, environ: Mapping[str, str], *, run
         return await Client.connect(**config, data_converter=pydantic_data_converter, runtime=runtime)
     except (RPCError, RuntimeError) as error:
         raise TemporalUnreachable(f"Temporal at {config['target_host']} cannot be reached: {_brief(error)}") from error
+
+
+async def answers(client: Client, timeout: timedelta) -> bool:
+    """One request; False while Temporal does not answer."""
+    try:
+        return await client.service_client.check_health(timeout=timeout)
+    except (RPCError, RuntimeError):
+        return False
 
 
 def prometheus_runtime(address: str | None) -> Runtime:

@@ -108,20 +108,21 @@ class Site:
             stderr=subprocess.PIPE,
         )
 
-    async def worker(self, role: str = "all", **settings: Any) -> WorkerProcess:
-        """A worker process that polls; `settings` override those of the worker. Its log holds standard error only."""
+    async def worker(self, role: str = "all", *arguments: str, **settings: Any) -> WorkerProcess:
+        """A worker process that polls; `settings` override those of the worker. Its log holds standard error only, and its
+        configuration stands beside it."""
         name = f"worker-{uuid.uuid4().hex[:8]}"
         config = self.write({**self.document, "worker": {**self.document["worker"], **settings}}, f"{name}.yaml")
         log = self.folder / f"{name}.log"
-        started = WorkerProcess(await asyncio.to_thread(self._spawn, config, role, log), log)
+        started = WorkerProcess(await asyncio.to_thread(self._spawn, config, ["--role", role, *arguments], log), log)
         self._processes.append(started)
         await eventually(started.ready, READY_S)
         return started
 
-    def _spawn(self, config: Path, role: str, log: Path) -> subprocess.Popen[bytes]:
+    def _spawn(self, config: Path, arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as stderr, log.with_suffix(".out").open("wb") as stdout:
             return warm.start(
-                [str(ROOT / "worker.py"), "--role", role, "--config", str(config)],
+                [str(ROOT / "worker.py"), *arguments, "--config", str(config)],
                 cwd=self.folder,
                 env=self._environment({}),
                 stdin=subprocess.DEVNULL,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import signal
+import socket
 import sqlite3
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
@@ -12,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from embedded.ports import free_port
+from embedded.temporal import TemporalServer
+from service.version import VERSION
 from tests.cli.conftest import PART
 from tests.cli.site import Site
+from tests.conftest import running
 from tests.e2e.sides import GcsSide, S3Side
 from tests.faults.rig import WorkerProcess, noise, sha256
 from tests.poll import eventually
@@ -124,3 +131,153 @@ async def test_a_failure_is_one_json_line_with_its_subject_and_no_key_can_forge_
     raw = worker.log.read_bytes()
     assert raw.isascii()
     assert b"\x1b" not in raw
+
+
+# --- health, and a changed configuration -------------------------------------------------------------------------------
+
+
+def asked(address: str, path: str) -> tuple[int, Any]:
+    """Status and JSON of an answer; (0, None) without one."""
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+    except OSError:
+        return 0, None
+
+
+def routes_of(address: str) -> list[str]:
+    _, info = asked(address, "/info")
+    return list(info["routes"]) if info else []
+
+
+def rewrite(worker: WorkerProcess, change: Callable[[dict[str, Any]], None]) -> None:
+    """The configuration of a worker, changed as an editor does: all at once."""
+    path = worker.log.with_suffix(".yaml")
+    document = json.loads(path.read_text())
+    change(document)
+    path.with_suffix(".new").write_text(json.dumps(document))
+    path.with_suffix(".new").replace(path)
+
+
+def second_route(document: dict[str, Any]) -> None:
+    first = document["routes"][0]
+    document["routes"].append({**first, "name": "second", "destination": {**first["destination"], "prefix": "second/"}})
+
+
+async def test_a_worker_tells_what_it_is_and_what_it_lacks(make_site: MakeSite, tmp_path: Path) -> None:
+    with running(TemporalServer(headless=True)) as server:
+        plain = make_site()
+        ledger = tmp_path / "ledger.db"
+        document = {
+            **plain.document,
+            "temporal": {**plain.document["temporal"], "address": server.address},
+            "ledger": f"sqlite:///{ledger}",
+        }
+        site = Site(plain.folder, document, plain.environ)
+        address = f"127.0.0.1:{free_port()}"
+        try:
+            worker = await site.worker("transfer", health=address)
+            assert asked(address, "/livez") == (200, [])
+            await eventually(lambda: asked(address, "/readyz") == (200, []), 20, interval_s=0.2)
+            info = asked(address, "/info")[1]
+            assert {name: info[name] for name in ("program", "version", "role", "task_queue", "routes")} == {
+                "program": "worker",
+                "version": VERSION,
+                "role": "transfer",
+                "task_queue": site.queue,
+                "routes": ["pair"],
+            }
+            await asyncio.to_thread(server.kill)
+            await eventually(lambda: [found["name"] for found in asked(address, "/readyz")[1]] == ["temporal"], 20, interval_s=0.2)
+            assert asked(address, "/livez") == (200, [])
+            await asyncio.to_thread(server.restart)
+            await eventually(lambda: asked(address, "/readyz") == (200, []), 30, interval_s=0.2)
+            assert await worker.terminate(STOP_S) == 0
+        finally:
+            site.close()
+
+
+async def test_a_ledger_that_is_away_ends_readiness_and_no_worker(make_site: MakeSite) -> None:
+    plain = make_site()
+    site = Site(plain.folder, {**plain.document, "ledger": f"postgresql://nobody@127.0.0.1:{free_port()}/none"}, plain.environ)
+    address = f"127.0.0.1:{free_port()}"
+    try:
+        await site.worker("transfer", health=address)
+        status, wrong = asked(address, "/readyz")
+        assert (status, [(found["name"], found["cause"]) for found in wrong]) == (503, [("ledger", "does not answer")])
+        assert asked(address, "/livez") == (200, [])
+    finally:
+        site.close()
+
+
+async def test_an_address_of_health_that_is_taken_is_refused_by_its_field(make_site: MakeSite) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        plain = make_site()
+        site = Site(plain.folder, {**plain.document, "worker": {**plain.document["worker"], "health": address}}, plain.environ)
+        ended = await site.worker_ends()
+    assert ended.code == 2
+    assert ended.problems[-1].startswith(f"worker.health: cannot listen on {address}: ")
+
+
+async def test_a_changed_configuration_is_taken_over_at_sighup(make_site: MakeSite, s3b: S3Side, new_key: PutKey) -> None:
+    site = make_site()
+    address = f"127.0.0.1:{free_port()}"
+    worker = await site.worker("all", health=address)
+    data = noise(2 * PART)
+    key = new_key(data)
+    await site.starter("copy", "pair", key)
+    rewrite(worker, second_route)
+    worker.child.send_signal(signal.SIGHUP)
+    await eventually(lambda: routes_of(address) == ["pair", "second"], 40, interval_s=0.2)
+    assert worker.running
+    site.write(json.loads(worker.log.with_suffix(".yaml").read_text()))
+    for route, before in (("pair", "out/"), ("second", "second/")):
+        ended = await site.starter("copy", route, key, "--wait", "--json")
+        assert (ended.code, ended.document["reason"] in ("receipt", "replica-absent")) == (0, True), ended
+        seen = await asyncio.to_thread(s3b.see, key.replace("in/", before))
+        assert seen is not None
+        assert seen.sha256 == sha256(data)
+    assert [line["message"] for line in lines(worker) if line["logger"] == "drayage.service"] == [
+        "the configuration has changed: starting again"
+    ]
+    assert await worker.terminate(STOP_S) == 0
+
+
+async def test_a_configuration_that_cannot_be_used_is_told_and_changes_nothing(make_site: MakeSite, new_key: PutKey) -> None:
+    site = make_site()
+    address = f"127.0.0.1:{free_port()}"
+    worker = await site.worker("all", health=address)
+    began = asked(address, "/info")[1]["started_at"]
+
+    async def tells(text: str) -> None:
+        """At SIGHUP, as the last line of the log about its configuration."""
+        worker.child.send_signal(signal.SIGHUP)
+        await eventually(lambda: [line["message"] for line in lines(worker) if line["logger"] == "drayage.service"][-1:] == [text], 10)
+
+    await tells("the configuration says what it said before")
+    for change, problem in (
+        (lambda document: document["routes"][0].update(delets="mirror"), "routes[0].delets: unknown field (did you mean 'deletes'?)"),
+        (
+            lambda document: document["routes"][0].pop("delets") and document["stores"]["s3"].update(secret_access_key="env:NOT_SET"),
+            "stores.s3.secret_access_key: the environment variable NOT_SET is not set",
+        ),
+    ):
+        rewrite(worker, change)
+        await tells(f"the configuration is not taken over: {problem}")
+    assert asked(address, "/info")[1]["started_at"] == began
+    ended = await site.starter("copy", "pair", new_key(b"still"), "--wait", "--json")
+    assert (ended.code, ended.document["outcome"]) == (0, "copied")
+    assert await worker.terminate(STOP_S) == 0
+
+
+async def test_a_watched_configuration_needs_no_signal(make_site: MakeSite) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    worker = await make_site().worker("control", "--watch-config", health=address)
+    rewrite(worker, second_route)
+    await eventually(lambda: routes_of(address) == ["pair", "second"], 40, interval_s=0.2)
+    rewrite(worker, lambda document: document["routes"].pop())
+    await eventually(lambda: routes_of(address) == ["pair"], 40, interval_s=0.2)
+    assert await worker.terminate(STOP_S) == 0

@@ -168,12 +168,12 @@ class Rig:
             return warm.start(command, cwd=ROOT, env={**clean_environment(), **self.environ}, stderr=log)
 
     @contextlib.asynccontextmanager
-    async def ingesting(self) -> AsyncIterator[None]:
+    async def ingesting(self) -> AsyncIterator[subprocess.Popen[bytes]]:
         """The process from its readiness to its orderly end."""
         child = self.launch()
         try:
             await eventually(lambda: "ingest is ready" in self.log(), 30)
-            yield
+            yield child
             child.send_signal(signal.SIGTERM)
             await eventually(lambda: child.poll() is not None, 10)
             assert child.returncode == 0, self.log()

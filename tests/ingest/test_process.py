@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -79,3 +81,26 @@ async def test_every_source_is_followed_by_one_process(rig: Rig, everything: dic
     assert "drayage_ingest_started_total" in shown
     assert 'source="watch"' in shown
     assert "let me in" not in rig.log()
+
+
+async def test_a_changed_configuration_is_taken_over_at_sighup(rig: Rig, everything: dict[str, str], tmp_path: Path) -> None:
+    rig.notify()
+    address = everything["health"]
+    whole = rig.document["ingest"]
+    rig.document["ingest"] = {"health": address, "sqs": whole["sqs"]}
+    rig.source.put("before", b"from the queue")
+
+    async def tells(child: subprocess.Popen[bytes], document: dict[str, Any], text: str) -> None:
+        """At SIGHUP, about another configuration."""
+        (rig.folder / "drayage.yaml").write_text(json.dumps(document))
+        child.send_signal(signal.SIGHUP)
+        await eventually(lambda: text in rig.log(), 10)
+
+    async with rig.worker(), rig.ingesting() as child:
+        await rig.replicated("s3/before", b"from the queue")
+        await tells(child, {**rig.document, "routs": []}, "is not taken over: routs: unknown field")
+        await tells(child, {**rig.document, "ingest": {"health": address}}, "is not taken over: ingest: nothing is configured")
+        await tells(child, {**rig.document, "ingest": {"health": address, "watch": whole["watch"]}}, "has changed: starting again")
+        await eventually(lambda: json.loads(get(f"http://{address}/info")[1] or "{}").get("sources") == ["watch[0]"], 30)
+        (tmp_path / "disk/inbox/a.txt").write_text("from the folder")
+        await rig.replicated("from-the-folder/a.txt", b"from the folder")

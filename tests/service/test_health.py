@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tomllib
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,9 +18,10 @@ from embedded.ports import LOOPBACK, free_port
 from embedded.temporal import TemporalServer
 from ingest.dispatch import Dispatcher
 from replication.errors import SettingsError
-from service.health import PROBE_EVERY_S, Health, serve_health, silent
+from service.health import PROBE_EVERY_S, Ask, Health, process_info, serving, silent
+from service.version import VERSION
 from tests.conftest import running
-from tests.poll import SLACK, eventually, within
+from tests.poll import SLACK, eventually
 
 PATIENT_S = 20.0
 """For a Temporal that answers: however busy the machine is."""
@@ -50,29 +53,17 @@ class Counted:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
-            return await self.dispatcher.healthy()
+            return await self.dispatcher.takes_starts()
         finally:
             self.under_way -= 1
 
 
 @contextlib.asynccontextmanager
 async def served(health: Health) -> AsyncIterator[str]:
-    """The address of both endpoints."""
-    stop, listen = asyncio.Event(), f"{LOOPBACK}:{free_port()}"
-    task = asyncio.create_task(serve_health(listen, health, stop))
-    try:
-        await eventually(lambda: task.done() or is_up(f"http://{listen}/livez"), 10)
+    """The address that is answered."""
+    listen = f"{LOOPBACK}:{free_port()}"
+    async with serving(listen, "ingest.health", health, {"program": "ingest"}):
         yield f"http://{listen}"
-    finally:
-        stop.set()
-        await within(task, 10)
-
-
-async def is_up(url: str) -> bool:
-    with contextlib.suppress(aiohttp.ClientConnectionError):
-        await get(url)
-        return True
-    return False
 
 
 async def get(url: str, method: str = "GET") -> tuple[int, Any]:
@@ -95,8 +86,7 @@ def health(temporal_client: Client, clocks: Clocks) -> Health:
     dispatcher = dispatcher_of(temporal_client)
     return Health(
         ["sqs[0]", "webhook"],
-        lambda: dispatcher.available,
-        dispatcher.healthy,
+        {"temporal": dispatcher.takes_starts},
         probe_wait_s=PATIENT_S,
         clock=clocks.monotonic,
         now=clocks.now,
@@ -164,7 +154,7 @@ def server() -> Iterator[TemporalServer]:
 
 async def test_while_temporal_is_away_the_process_lives_and_is_not_ready(server: TemporalServer, clocks: Clocks) -> None:
     dispatcher = dispatcher_of(await Client.connect(server.address))
-    health = Health([], lambda: dispatcher.available, dispatcher.healthy, probe_wait_s=PATIENT_S, clock=clocks.monotonic)
+    health = Health(probes={"temporal": dispatcher.takes_starts}, probe_wait_s=PATIENT_S, clock=clocks.monotonic)
     async with served(health) as url:
         assert await get(f"{url}/readyz") == (200, [])
         await asyncio.to_thread(server.kill)
@@ -182,25 +172,38 @@ async def test_while_temporal_is_away_the_process_lives_and_is_not_ready(server:
     await dispatcher.close()
 
 
-async def test_a_start_that_temporal_did_not_take_ends_readiness_without_a_probe(clocks: Clocks) -> None:
-    takes_starts, asked = True, 0
-
-    async def probe() -> bool:
-        nonlocal asked
-        asked += 1
-        return True
-
-    health = Health([], lambda: takes_starts, probe, clock=clocks.monotonic)
-    assert (await health.unready(), asked) == ([], 1)
-    takes_starts = False
+async def test_a_start_that_temporal_did_not_take_ends_readiness(
+    temporal_client: Client, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher = dispatcher_of(temporal_client)
+    health = Health(probes={"temporal": dispatcher.takes_starts}, probe_wait_s=PATIENT_S, clock=clocks.monotonic)
+    assert await health.unready() == []
+    monkeypatch.setattr(Dispatcher, "available", False)
     clocks.seconds += PROBE_EVERY_S
-    assert ([problem.name for problem in await health.unready()], asked) == (["temporal"], 1)
+    assert [problem.name for problem in await health.unready()] == ["temporal"]
+
+
+async def test_each_probe_is_told_by_its_name_and_its_cause(clocks: Clocks) -> None:
+    there = {"temporal": True, "ledger": False}
+
+    def probe(name: str) -> Ask:
+        async def ask() -> bool:
+            return there[name]
+
+        return ask
+
+    health = Health(probes={name: probe(name) for name in there}, clock=clocks.monotonic)
+    assert [(problem.name, problem.cause) for problem in await health.unready()] == [("ledger", "does not answer")]
+    there.update(temporal=False, ledger=True)
+    assert [problem.name for problem in await health.unready()] == ["ledger"], "asked just now"
+    clocks.seconds += PROBE_EVERY_S
+    assert [(problem.name, problem.cause) for problem in await health.unready()] == [("temporal", "does not take starts")]
 
 
 async def test_temporal_is_probed_once_an_interval_however_often_readiness_is_asked(temporal_client: Client, clocks: Clocks) -> None:
     dispatcher = dispatcher_of(temporal_client)
     probe = Counted(dispatcher)
-    health = Health([], lambda: dispatcher.available, probe, probe_wait_s=PATIENT_S, clock=clocks.monotonic)
+    health = Health(probes={"temporal": probe}, probe_wait_s=PATIENT_S, clock=clocks.monotonic)
     async with served(health) as url:
         for expected in (1, 2):
             answers = await asyncio.gather(*(get(f"{url}/readyz") for _ in range(50)))
@@ -214,7 +217,7 @@ async def test_temporal_is_probed_once_an_interval_however_often_readiness_is_as
 async def test_a_temporal_that_hangs_is_not_ready_and_is_asked_one_question_at_a_time(server: TemporalServer, clocks: Clocks) -> None:
     dispatcher = dispatcher_of(await Client.connect(server.address), 60)
     probe = Counted(dispatcher)
-    health = Health([], lambda: dispatcher.available, probe, probe_wait_s=0.5, clock=clocks.monotonic)
+    health = Health(probes={"temporal": probe}, probe_wait_s=0.5, clock=clocks.monotonic)
     async with served(health) as url:
 
         async def is_ready() -> bool:
@@ -237,6 +240,16 @@ async def test_a_temporal_that_hangs_is_not_ready_and_is_asked_one_question_at_a
         assert probe.most == 1
 
 
+async def test_what_runs_is_told(health: Health) -> None:
+    async with served(health) as url:
+        assert await get(f"{url}/info") == (200, {"program": "ingest"})
+    told = process_info("ingest", sources=["sqs[0]"])
+    assert (told["version"], told["sources"]) == (VERSION, ["sqs[0]"])
+    assert datetime.fromisoformat(told["started_at"]).tzinfo is not None
+    with Path(__file__).parents[2].joinpath("pyproject.toml").open("rb") as file:
+        assert tomllib.load(file)["project"]["version"] == VERSION
+
+
 @pytest.mark.parametrize(("path", "method", "status"), [("/", "GET", 404), ("/readyz/", "GET", 404), ("/readyz", "POST", 405)])
 async def test_nothing_else_is_served(health: Health, path: str, method: str, status: int) -> None:
     async with served(health) as url:
@@ -247,4 +260,5 @@ async def test_an_address_that_is_taken_is_named_with_its_setting(health: Health
     async with served(health) as url:
         listen = url.removeprefix("http://")
         with pytest.raises(SettingsError, match=r"^ingest\.health: cannot listen on "):
-            await serve_health(listen, health, asyncio.Event())
+            async with serving(listen, "ingest.health", health, {}):
+                pass
