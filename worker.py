@@ -17,6 +17,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from activities.housekeeping import HousekeepingActivities
 from activities.objects import AwaitObjects, ObjectActivities
 from activities.passes import PassActivities
 from activities.shares import Shares
+from activities.standing import Standing
 from activities.steering import Steerings
 from activities.streams import Ways
 from activities.turns import Turns
@@ -49,6 +51,7 @@ from workflows.housekeeping import Housekeeping
 from workflows.object import ReplicateObject
 from workflows.partition import ReconcilePartition
 from workflows.passes import ReconcileRoute, VerifyRoute
+from workflows.search import count_open
 from workflows.start import await_object
 
 log = logging.getLogger("drayage.worker")
@@ -139,6 +142,21 @@ def _health(settings: Settings, role: str, client: Client, ledger: Ledger) -> co
     return serving(settings.worker.health, "worker.health", health, process_info("worker", role=role, task_queue=queue, routes=routes))
 
 
+@contextlib.asynccontextmanager
+async def _gauges(settings: Settings, role: str, client: Client, ledger: Ledger) -> AsyncIterator[None]:
+    """While the block runs, a worker with the control role that serves metrics tells where the routes stand."""
+    if settings.worker.metrics is None or role == "transfer":
+        yield
+        return
+    standing = Standing(ledger, [route.name for route in settings.routes], partial(count_open, client))
+    telling = asyncio.create_task(standing.run())
+    try:
+        yield
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+
 async def _look_at(ledger: Ledger) -> None:
     """A ledger that is away, or of another release, stops no worker: it may be there when it is needed."""
     try:
@@ -164,7 +182,8 @@ async def run_worker(settings: Settings, role: str, environ: Mapping[str, str], 
         client = await connect(settings.temporal, environ, runtime=runtime)
         await ensure_search_attributes(client)
         with bytecode_of(WORKFLOWS):
-            async with running(build_workers(client, settings, stores, ledger, role)), _health(settings, role, client, ledger):
+            workers = build_workers(client, settings, stores, ledger, role)
+            async with running(workers), _health(settings, role, client, ledger), _gauges(settings, role, client, ledger):
                 log.info("worker is ready: role %s, task queue %s, %d routes", role, settings.temporal.task_queue, len(settings.routes))
                 await _look_at(ledger)
                 await stop.wait()

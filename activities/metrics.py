@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from temporalio.common import MetricCounter, MetricHistogramFloat, MetricMeter
+from temporalio.common import MetricCounter, MetricGaugeFloat, MetricHistogramFloat, MetricMeter
 
 METRICS: dict[str, str] = {
     "drayage_objects": "objects settled, by route and outcome",
@@ -12,6 +12,11 @@ METRICS: dict[str, str] = {
     "drayage_failures": "failed attempts, by route, reason and whether they are retried",
     "drayage_activity_seconds": "duration of an attempt, by activity",
     "drayage_event_seconds": "from a change at the source, as its event tells, to the replica, by route",
+    "drayage_open_objects": "object workflows that are open, by route and how long ago they began at least",
+    "drayage_resting_objects": "objects in the quarantine, by route and reason",
+    "drayage_pending_deletions": "deletions that passes have collected and not made, by route",
+    "drayage_last_pass_ended_seconds": "when the last pass ended, by route and mode, in seconds since 1970",
+    "drayage_last_pass": "what the last pass counted, by route, mode and counter",
     "drayage_housekeeping": "unfinished uploads seen by a sweep, by what was done",
 }
 
@@ -25,6 +30,7 @@ def bind(meter: MetricMeter) -> None:
     _meter = meter
     _counter.cache_clear()
     _histogram.cache_clear()
+    _gauge.cache_clear()
 
 
 @lru_cache(maxsize=32)
@@ -35,6 +41,15 @@ def _counter(name: str) -> MetricCounter:
 @lru_cache(maxsize=4)
 def _histogram(name: str) -> MetricHistogramFloat:
     return _meter.create_histogram_float(name, METRICS[name], "s")
+
+
+@lru_cache(maxsize=8)
+def _gauge(name: str) -> MetricGaugeFloat:
+    return _meter.create_gauge_float(name, METRICS[name])
+
+
+def gauge(name: str, value: float, **labels: str) -> None:
+    _gauge(name).set(value, labels)
 
 
 def settled(route: str, outcome: str, bytes_sent: int) -> None:

@@ -9,11 +9,11 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from cli.open_passes import open_passes
 from cli.output import printable
-from cli.runs import of_route
 from cli.session import DONE, Session
 from cli.updates import update
 from replication.deletions import DeletionsProgress
 from replication.ids import deletions_id
+from workflows.search import of_route
 
 
 async def run(session: Session, route_name: str) -> int:

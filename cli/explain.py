@@ -14,7 +14,7 @@ from cli.objects import WORKFLOW, read_progress
 from cli.open_passes import open_passes
 from cli.output import Output, moment, printable
 from cli.records import records
-from cli.runs import closed_result, quoted
+from cli.runs import closed_result
 from cli.schedules import next_passes
 from cli.session import DIFFERS, DONE, UNREACHABLE, Session, check_key_argument
 from ledger.common import last_common
@@ -29,6 +29,7 @@ from replication.units import format_size
 from stores.observe import View, observe
 from stores.registry import Stores
 from workflows.client import TemporalUnreachable
+from workflows.search import quoted
 
 
 async def run(session: Session, route_name: str, key: str) -> int:

@@ -9,10 +9,11 @@ from temporalio.service import RPCError
 
 from cli.objects import read_progress, start_object
 from cli.output import printable
-from cli.runs import key_of, of_route, rested_objects
+from cli.runs import key_of, rested_objects
 from cli.session import DONE, UNREACHABLE, Session, for_each
 from ledger.ledger import Ledger
 from replication.errors import LedgerUnavailable
+from workflows.search import of_route
 
 PAGE = 200
 STARTS_AT_ONCE = 16

@@ -9,24 +9,15 @@ from dataclasses import dataclass
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.service import RPCError, RPCStatusCode
 
-from cli.objects import WORKFLOW, failure_result
+from cli.objects import failure_result
 from replication.ids import object_of_id
 from replication.models import ReplicateObjectInput, ReplicateObjectResult
+from workflows.search import of_route
 from workflows.visibility import KEY
 
 CUT = 255
 """Characters of a key that its search attribute holds at most."""
 PAGE = 50
-
-
-def quoted(text: str) -> str:
-    """A string literal of a visibility query."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def of_route(route: str, *conditions: str) -> str:
-    """The query for the object workflows of a route."""
-    return " AND ".join((f'WorkflowType = "{WORKFLOW}"', f"DrayageRoute = {quoted(route)}", *conditions))
 
 
 @dataclass(frozen=True)

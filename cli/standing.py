@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,11 +12,11 @@ from temporalio.client import Client
 from cli.live import with_open_partitions
 from cli.open_passes import OpenPass, open_passes
 from cli.output import moment
-from cli.runs import of_route
 from cli.schedules import NextPass, next_passes
 from cli.states import RESTING, quarantine_state
 from ledger.ledger import Ledger
-from ledger.rows import PassRecord
+from ledger.rows import PassRecord, last_ended
+from workflows.search import of_route
 
 PRECISION = 1.05
 PASSES = 50
@@ -35,12 +35,6 @@ async def ledger_counts(ledger: Ledger, route: str) -> dict[str, Any]:
         "pending_deletions": await ledger.pending_count(route),
         "last_pass": pass_document(last) if last else None,
     }
-
-
-def last_ended(records: Iterable[PassRecord]) -> PassRecord | None:
-    """A pass that was held or paused may end after others that began later."""
-    ended = [(record.ended_at, record) for record in records if record.ended_at is not None]
-    return max(ended, key=lambda item: item[0], default=(None, None))[1]
 
 
 def pass_document(record: PassRecord) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from cli.counts import pending_deletions
 from cli.open_passes import limits_text
 from cli.output import printable
 from cli.pollers import pollers
-from cli.runs import of_route, rested_objects
+from cli.runs import rested_objects
 from cli.session import UNREACHABLE, Session
 from cli.sides import SIDE_COLUMNS, probe_sides, side_document, side_row, worst_code
 from cli.standing import ledger_counts, oldest_age, passes_now
@@ -20,6 +20,7 @@ from cli.states import RESTING
 from replication.errors import LedgerUnavailable
 from replication.route_settings import LocationSettings, RouteSettings
 from replication.units import format_duration
+from workflows.search import of_route
 from workflows.visibility import PHASE
 
 COUNTED = {name: name for name in ("listed", "copied", "updated")} | {"skipped": "in sync", "deleted": "deleted", "waiting": "waiting"}

@@ -12,10 +12,11 @@ from temporalio.client import Client
 from cli.objects import Handle
 from cli.open_passes import open_passes
 from cli.output import printable
-from cli.runs import key_of, of_route
+from cli.runs import key_of
 from cli.session import DIFFERS, DONE, Session, check_key_argument
 from cli.updates import update
 from replication.ids import object_workflow_id
+from workflows.search import of_route
 
 
 async def run(session: Session, name: str, route_name: str, keys: Sequence[str]) -> int:

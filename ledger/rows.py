@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -76,6 +77,12 @@ class PassRecord:
     workflow: str = ""
     scope: str = ""
     """`route` for a pass that no filter keeps from any key."""
+
+
+def last_ended(records: Iterable[PassRecord]) -> PassRecord | None:
+    """A pass that was held or paused may end after others that began later."""
+    ended = [(record.ended_at, record) for record in records if record.ended_at is not None]
+    return max(ended, key=lambda item: item[0], default=(None, None))[1]
 
 
 @dataclass(frozen=True, slots=True)

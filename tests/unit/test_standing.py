@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from cli.next_step import next_step
-from cli.standing import PRECISION, _largest, last_ended
+from cli.standing import PRECISION, _largest
 from cli.states import quarantine_state
 from cli.status import _pass
-from ledger.rows import PassRecord
+from ledger.rows import PassRecord, last_ended
 
 DUE = "2026-01-31T08:00:00Z"
 LATER = "2026-02-01T08:00:00Z"
