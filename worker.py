@@ -29,6 +29,7 @@ from activities._boundary import Boundary
 from activities.budgets import StoreBudgets
 from activities.deletions import Permits
 from activities.housekeeping import HousekeepingActivities
+from activities.notices import NoticeActivities, Notices, token_of
 from activities.objects import AwaitObjects, ObjectActivities
 from activities.passes import PassActivities
 from activities.shares import Shares
@@ -48,6 +49,7 @@ from workflows.bytecode import bytecode_of
 from workflows.client import TemporalUnreachable, answers, connect, ensure_search_attributes, prometheus_runtime
 from workflows.deletions import RouteDeletions
 from workflows.housekeeping import Housekeeping
+from workflows.notice import SendNotice, sender
 from workflows.object import ReplicateObject
 from workflows.partition import ReconcilePartition
 from workflows.passes import ReconcileRoute, VerifyRoute
@@ -58,21 +60,22 @@ log = logging.getLogger("drayage.worker")
 
 HEARTBEAT_THROTTLE = timedelta(seconds=5)
 PROBE_TIMEOUT = timedelta(seconds=2)
-WORKFLOWS: Sequence[type] = (ReplicateObject, ReconcileRoute, ReconcilePartition, VerifyRoute, RouteDeletions, Housekeeping)
+WORKFLOWS: Sequence[type] = (ReplicateObject, ReconcileRoute, ReconcilePartition, VerifyRoute, RouteDeletions, Housekeeping, SendNotice)
 
 
 def build_workers(client: Client, settings: Settings, stores: Stores, ledger: Ledger, role: str) -> list[Worker]:
     """The workers of a role, not yet running."""
-    permits, turns, shares = Permits(client, settings, stores), Turns(), Shares(ledger)
+    notices = Notices(settings.notify, sender(client, settings.temporal.control_queue))
+    permits, turns, shares = Permits(client, settings, stores, notices), Turns(), Shares(ledger)
     steerings = Steerings(client, shares, StoreBudgets(settings, shares))
     ways = Ways(settings.worker.transfer_slots * settings.worker.streams)
     await_objects = _await_objects(client, settings.temporal.control_queue)
     objects = ObjectActivities(settings, stores, ledger, permits, steerings, turns, ways, await_objects)
-    passes = PassActivities(settings, stores, ledger, permits, steerings, turns)
+    passes = PassActivities(settings, stores, ledger, permits, steerings, turns, notices)
     sweeps = HousekeepingActivities(settings, stores, client)
     control: list[Callable[..., Any]] = [
         objects.settle_object, objects.complete_copy, objects.abort_copy, objects.quarantine_object,
-        sweeps.list_routes, sweeps.sweep_orphans,
+        sweeps.list_routes, sweeps.sweep_orphans, NoticeActivities(settings, os.environ).send_notice,
     ]  # fmt: skip
     control += [passes.begin_pass, passes.split_range, passes.weigh_deletions, passes.end_pass]
     transfer: list[Callable[..., Any]] = [objects.copy_object, objects.copy_part_run]
@@ -166,7 +169,8 @@ async def _look_at(ledger: Ledger) -> None:
 
 
 def open_stores(settings: Settings, environ: Mapping[str, str]) -> Stores:
-    """Every store that a route names. Raises `SettingsError` for a secret that is not there."""
+    """Every store that a route names. Raises `SettingsError` for a secret of theirs, or of notices, that is not there."""
+    token_of(settings.notify, environ)
     stores = Stores(settings, environ)
     for name in sorted({location.store for route in settings.routes for location in (route.source, route.destination)}):
         stores.get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdate
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
+from activities.notices import SILENT, Notices
 from replication.deletions import Count, DeletionsInput, Limits, PermitAnswer, PermitRequest
 from replication.errors import ObjectError
 from replication.ids import deletions_id
+from replication.notices import held_notice
 from replication.settings import Settings
 from stores.registry import Stores
 
@@ -43,7 +46,8 @@ class Permits:
     A permit that is granted and not used is counted all the same: that stops a route too early, never too late.
     """
 
-    def __init__(self, client: Client, settings: Settings, stores: Stores) -> None:
+    def __init__(self, client: Client, settings: Settings, stores: Stores, notices: Notices = SILENT) -> None:
+        self._notices = notices
         self._stores = stores
         self._client = client
         self._settings = settings
@@ -69,6 +73,8 @@ class Permits:
                             answer.set_exception(error)
                     continue
                 refused = Permit(False, told.reason or UNCOUNTED, held=bool(told.reason))
+                if told.reason:
+                    await self._notices.tell(held_notice(route, told.reason, "", time.time()))
                 for number, (_, answer) in enumerate(batch):
                     if not answer.done():
                         answer.set_result(Permit(True) if number < told.granted else refused)

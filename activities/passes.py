@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from temporalio import activity
 
@@ -15,6 +15,7 @@ from activities.deletions import Permits
 from activities.examine import READERS, Verify
 from activities.gate import Gate, KeptOut
 from activities.grace import GRACE_S
+from activities.notices import SILENT, Notices
 from activities.outcomes import EVERYBODYS, Outcomes, Plan, Repair
 from activities.recording import RECEIVED, audit_of, quarantined, record
 from activities.scan import Scan
@@ -27,6 +28,7 @@ from ledger.rows import PassRecord, PendingDeletion
 from replication.errors import ObjectError
 from replication.ids import pass_workflow_id
 from replication.models import ReplicateObjectResult, SettleInput
+from replication.notices import held_notice, pass_notice
 from replication.passes import (
     BeginPassInput,
     Begun,
@@ -35,6 +37,7 @@ from replication.passes import (
     ExtraResult,
     Filters,
     KeyRange,
+    Mode,
     ScanInput,
     ScanResult,
     SplitInput,
@@ -57,8 +60,18 @@ CLOCKS_S = 900.0
 class PassActivities:
     """Built once per worker."""
 
-    def __init__(self, settings: Settings, stores: Stores, ledger: Ledger, permits: Permits, steerings: Steerings, turns: Turns) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        stores: Stores,
+        ledger: Ledger,
+        permits: Permits,
+        steerings: Steerings,
+        turns: Turns,
+        notices: Notices = SILENT,
+    ) -> None:
         self._settings = settings
+        self._notices = notices
         self._stores = stores
         self._ledger = ledger
         self._steerings = steerings
@@ -141,7 +154,10 @@ class PassActivities:
         did not find."""
         await self._forget_returned(input)
         count = await self._ledger.pending_count(input.route, pass_id=input.pass_id)
-        return held_reason(count, input.counters, self._settings.route(input.route).settings.deletions)
+        held = held_reason(count, input.counters, self._settings.route(input.route).settings.deletions)
+        if held:
+            await self._notices.tell(held_notice(input.route, held, input.pass_id, time.time()))
+        return held
 
     async def _forget_returned(self, input: WeighInput) -> None:
         """Deletions of keys that the pass did not look at stay, and their hold goes on."""
@@ -228,8 +244,13 @@ class PassActivities:
 
     @activity.defn(name="end_pass")
     async def end_pass(self, input: EndPassInput) -> None:
-        """Records how the pass ended."""
+        """Records how the pass ended, and tells whoever wants to know."""
         await self._ledger.end_pass(input.pass_id, state=input.state, reason=input.reason, counters=input.counters.model_dump())
+        record = await self._ledger.find_pass(input.pass_id)
+        if record is not None and record.mode != "plan":
+            ended = record.ended_at or time.time()
+            notice = pass_notice(input.route, cast(Mode, record.mode), input.pass_id, input.state, input.reason, input.counters, ended)
+            await self._notices.tell(notice)
 
 
 async def nothing_recorded(_: ReplicateObjectResult) -> None:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from replication.errors import Retry, RouteUnknown, SettingsError
 from replication.ingest_settings import IngestSettings, WatchSettings
 from replication.limits import KIB, MIB
+from replication.notices import NotifySettings
 from replication.retries import SCHEDULES, Schedule
 from replication.route_settings import LocationSettings, PartsSettings, RouteSettings
 from replication.routes import Route, build_route
@@ -166,6 +167,7 @@ class Settings(SettingsModel):
     stores: Annotated[dict[str, StoreSettings], AfterValidator(_store_names)] = Field(default_factory=dict)
     routes: tuple[RouteSettings, ...] = ()
     ingest: IngestSettings = IngestSettings()
+    notify: NotifySettings | None = None
     worker: WorkerSettings = WorkerSettings()
 
     @cached_property

@@ -119,6 +119,7 @@ def test_every_setting_is_documented_with_its_default(model: type[SettingsModel]
         ("search attributes", "workflows.visibility", "SEARCH_ATTRIBUTES"),
         ("phases", "workflows.visibility", "PHASES"),
         ("pass states", "replication.passes", "PASS_STATES"),
+        ("notices", "replication.notices", "EVENTS"),
         ("decisions", "replication.decide", "REASONS"),
         ("skips", "replication.routes", "SKIP_REASONS"),
         ("losses", "replication.fidelity", "LOSSES"),
