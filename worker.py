@@ -227,14 +227,18 @@ def _load_anew(path: Path | None) -> Settings:
     return settings
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 after a signal, 2 for a wrong configuration, 3 when Temporal cannot be reached."""
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="worker.py", description="Runs a Drayage worker until SIGTERM.")
     parser.add_argument("--role", choices=("all", "control", "transfer"), default="all", help="which task queues to poll (default: all)")
     parser.add_argument("--config", type=Path, help="configuration file (default: $DRAYAGE_CONFIG, then drayage.yaml)")
     parser.add_argument("--watch-config", action="store_true", help="take a changed configuration over, as SIGHUP does")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 after a signal, 2 for a wrong configuration, 3 when Temporal cannot be reached."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = parser.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     configure_logging()
     try:
         again = _run(_main(_load(options.config), options))
