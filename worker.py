@@ -44,6 +44,7 @@ from service.health import Health, process_info, serving
 from service.leaving import leave
 from service.logs import configure_logging
 from service.reloading import Reloading, start_again
+from service.version import VERSION
 from stores.registry import Stores
 from workflows.bytecode import bytecode_of
 from workflows.client import TemporalUnreachable, answers, connect, ensure_search_attributes, prometheus_runtime
@@ -232,6 +233,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--role", choices=("all", "control", "transfer"), default="all", help="which task queues to poll (default: all)")
     parser.add_argument("--config", type=Path, help="configuration file (default: $DRAYAGE_CONFIG, then drayage.yaml)")
     parser.add_argument("--watch-config", action="store_true", help="take a changed configuration over, as SIGHUP does")
+    parser.add_argument("--version", action="version", version=f"drayage {VERSION}")
     return parser
 
 

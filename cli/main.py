@@ -20,12 +20,14 @@ from cli.filters import add_filter_arguments, add_limit_arguments, count, since
 from cli.output import Output, OutputLost, printable
 from replication.errors import CertificateBroken, SettingsError, UsageError
 from replication.units import parse_duration
+from service.version import VERSION
 
 Command = Coroutine[Any, Any, int]
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="starter.py", description="Drayage keeps object stores in sync, durably.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"drayage {VERSION}")
     common = _common()
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

@@ -29,6 +29,7 @@ from service.health import Health, Report, process_info, serving
 from service.leaving import leave
 from service.logs import configure_logging
 from service.reloading import Reloading, start_again
+from service.version import VERSION
 from stores.registry import Stores
 from workflows.client import TemporalUnreachable, connect, ensure_search_attributes, prometheus_runtime
 
@@ -149,6 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ingest", description="Runs Drayage's ingestors until SIGTERM.")
     parser.add_argument("--config", type=Path, help="configuration file (default: $DRAYAGE_CONFIG, then drayage.yaml)")
     parser.add_argument("--watch-config", action="store_true", help="take a changed configuration over, as SIGHUP does")
+    parser.add_argument("--version", action="version", version=f"drayage {VERSION}")
     return parser
 
 
