@@ -110,6 +110,7 @@ def _add_record_commands(command: Callable[[str, str], argparse.ArgumentParser])
     report = command("report", "one line for each object of a route that the ledger knows")
     report.add_argument("route", metavar="ROUTE")
     report.add_argument("--state", choices=STATES, help="only those in this state")
+    report.add_argument("--by-prefix", type=count, metavar="DEPTH", help="a line for each folder down to this depth instead")
 
 
 def _add_steering_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -249,7 +250,7 @@ def _dispatch(session: Any, options: argparse.Namespace) -> Command:
         case "report":
             from cli import report
 
-            return report.run(session, options.route, state=options.state)
+            return report.run(session, options.route, state=options.state, depth=options.by_prefix)
         case "status":
             from cli import status
 

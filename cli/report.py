@@ -1,4 +1,4 @@
-"""`report ROUTE`: one line for each object that the ledger knows, in the order of the keys, however many there are."""
+"""`report ROUTE`: one line for each object that the ledger knows, in the order of the keys, or for each prefix; however many there are."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from cli.output import moment, printable
+from cli.prefixes import Summary, summed_up
 from cli.session import DONE, Session
-from cli.states import State, quarantine_state
+from cli.states import STATES, State, quarantine_state
 from ledger.ledger import Ledger
 from ledger.rows import PendingDeletion, Quarantined, Receipt
 from replication.units import format_size
@@ -18,14 +19,27 @@ Row = Receipt | Quarantined | PendingDeletion
 Pages = Callable[[str], Awaitable[Sequence[Row]]]
 
 
-async def run(session: Session, route_name: str, *, state: State | None) -> int:
+async def run(session: Session, route_name: str, *, state: State | None, depth: int | None) -> int:
+    """With a `depth`, one line for each prefix instead."""
     route = session.route(route_name)
     async with session.ledger() as ledger:
-        async for row in _rows(ledger, route.name, state):
-            if state in (None, state_of(row)):
+        rows = _of_state(_rows(ledger, route.name, state), state)
+        if depth is not None:
+            objects = ((row.key, state_of(row), row.size_bytes if isinstance(row, Receipt) else 0) async for row in rows)
+            async for summary in summed_up(objects, route.source.prefix, depth):
+                session.output.document(summary_document(route.name, summary))
+                session.output.line(summary_line(summary))
+        else:
+            async for row in rows:
                 session.output.document(document(row))
                 session.output.line(line(row))
     return DONE
+
+
+async def _of_state(rows: AsyncIterator[Row], state: State | None) -> AsyncIterator[Row]:
+    async for row in rows:
+        if state in (None, state_of(row)):
+            yield row
 
 
 def state_of(row: Row) -> State:
@@ -75,6 +89,16 @@ def line(row: Row) -> str:
     else:
         told = f"since {moment(row.since)}"
     return printable(f"{state_of(row):<16}  {row.key}  {told}")
+
+
+def summary_document(route: str, summary: Summary) -> dict[str, Any]:
+    counts: dict[str, int] = {state: summary.states[state] for state in STATES}
+    return {"route": route, "prefix": summary.prefix, "objects": summary.states.total(), **counts, "size_bytes": summary.size_bytes}
+
+
+def summary_line(summary: Summary) -> str:
+    counts = ", ".join(f"{summary.states[state]:,} {state}" for state in STATES if summary.states[state])
+    return printable(f"{summary.prefix or '(no prefix)'}  {counts}; {format_size(summary.size_bytes)} in sync")
 
 
 # --- three tables, one object at a time ------------------------------------------------------------------------------

@@ -101,6 +101,14 @@ async def test_a_report_tells_each_object_once_in_its_state(make_site: MakeSite,
     lines = (await lane.starter("report", json=False)).stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["in_sync", keys[0]], ["deletion_pending", keys[1]], ["blocked", keys[2]]]
 
+    (summed,) = (await lane.starter("report", "--by-prefix", "1")).documents
+    counts = {"in_sync": 1, "waiting": 0, "blocked": 1, "failed": 0, "deletion_pending": 1}
+    assert summed == {"route": lane.name, "prefix": f"{lane.name}/", "objects": 3, **counts, "size_bytes": 1}
+    shown = (await lane.starter("report", "--by-prefix", "1", "--state", "in_sync", json=False)).stdout
+    assert shown == f"{lane.name}/  1 in_sync; 1B in sync\n"
+    wrong = await lane.starter("report", "--by-prefix", "0")
+    assert (wrong.code, "--by-prefix" in wrong.problems[-1]) == (2, True)
+
     status = await lane.status()
     assert (status["in_sync"], status["blocked"], status["failed"]) == (1, {"bucket-not-found": 1}, {})
     assert status["pending_deletions"] == 1
