@@ -9,14 +9,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from replication.errors import CredentialsRefused, IntegrityMismatch, ObjectError, ObjectNotFound, ServerFault, SettingsError, SourceChanged
+from replication.errors import (
+    CredentialsRefused,
+    IntegrityMismatch,
+    ObjectError,
+    ObjectNotFound,
+    Refused,
+    ServerFault,
+    SettingsError,
+    SourceChanged,
+)
 from replication.models import Version
 from stores.chunks import Chunks, exactly
+from stores.connection import AnswerStream
 from stores.http import HttpPlane
 from stores.mapping import cdn_error, retry_after
 from stores.s3headers import check_read
@@ -144,14 +154,31 @@ class Edge:
     async def read(self, key: str, *, pin: Version, offset: int, length: int) -> AsyncIterator[Chunks]:
         """As `Store.read`. Entering raises `SourceChanged` or `IntegrityMismatch` where the edge does not have that version as it is."""
         whole = offset == 0 and length == pin.size_bytes
-        headers = {"host": self._host, "user-agent": "drayage"} | ({} if whole else {"range": f"bytes={offset}-{offset + length - 1}"})
-        async with self._plane.open("GET", self._origin, self.target(key), headers) as answer:
+        async with self._open(key, None if whole else (offset, length)) as answer:
             if answer.status != (200 if whole else 206):
                 raise self._refusal(answer.status, answer.headers)
             if not answer.headers.get("ETag"):
                 raise IntegrityMismatch("the CDN does not tell which version it has")
             check_read(answer.headers, pin, None if whole else offset, length)
             yield exactly(answer.chunks(), length)
+
+    async def check(self, key: str) -> None:
+        """Asks for one byte of an object that the store has. Raises what refuses it, and `Refused` where nothing could ever be read."""
+        async with self._open(key, (0, 1)) as answer:
+            error = self._refusal(answer.status, answer.headers) if answer.status >= 300 else None
+            if isinstance(error, SourceChanged):
+                raise Refused(f"{self.url} does not have {key!r}, which the store has ({answer.status})")
+            if error is not None and not isinstance(error, IntegrityMismatch):
+                raise error
+            if error is None and not answer.headers.get("ETag"):
+                raise Refused(f"{self.url} tells no ETag: nobody could know which version it has")
+
+    def _open(self, key: str, part: tuple[int, int] | None) -> AbstractAsyncContextManager[AnswerStream]:
+        """The answer to a request for the whole object, or a `part` of it: (offset, length)."""
+        headers = {"host": self._host, "user-agent": "drayage"}
+        if part is not None:
+            headers["range"] = f"bytes={part[0]}-{part[0] + part[1] - 1}"
+        return self._plane.open("GET", self._origin, self.target(key), headers)
 
     def _refusal(self, status: int, headers: Mapping[str, str]) -> ObjectError:
         """What an answer means that has not the status of a success."""
@@ -163,13 +190,6 @@ class Edge:
         if status in (401, 403) and self._signed is not None and self._signed.renewed():
             return ServerFault(str(error))
         return error
-
-    async def check(self, key: str, pin: Version) -> None:
-        """Reads one byte of an object, whatever version the edge has. Raises what refuses it."""
-        with suppress(SourceChanged, IntegrityMismatch):
-            async with self.read(key, pin=pin, offset=0, length=1) as chunks:
-                async for _ in chunks:
-                    pass
 
     async def close(self) -> None:
         await self._plane.close()

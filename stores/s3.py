@@ -136,7 +136,7 @@ class S3Store(Store):
         """Proves that the edge lets objects be read, if there are any, or raises."""
         for entry in (await self._listing.page(edge.bucket, edge.prefix, MAX_PAGE)).objects:
             if entry.version.size_bytes and self._edge(edge.bucket, entry.key) is edge:
-                return await edge.check(entry.key, entry.version)
+                return await edge.check(entry.key)
 
     def _write_probe(self, bucket: str) -> WriteProbe:
         return WriteProbe(self._wire, self._listing, bucket, f"{PROBE_PREFIX}{uuid.uuid4().hex}/", aws=self._aws)

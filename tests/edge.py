@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -27,7 +28,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 PASSED = re.compile(r"content-(type|encoding|disposition|language)|cache-control|etag|last-modified|x-amz-.*")
 
 
-def new_key() -> rsa.RSAPrivateKey:
+@cache
+def signing_key(name: str = "") -> rsa.RSAPrivateKey:
+    """One that signs URLs, the same for a name: making one takes a while."""
     return rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
 
 

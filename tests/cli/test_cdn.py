@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.cli.conftest import PART, MakeSite, route
 from tests.e2e.sides import GcsSide, Properties, S3Side
-from tests.edge import Edge, new_key, pem
+from tests.edge import Edge, pem, signing_key
 from tests.proxy import FaultProxy
 
 PAIR = "K2JCJMDEHXQW5F"
@@ -19,7 +19,7 @@ async def test_a_pass_and_a_copy_read_what_they_copy_at_the_edge(make_site: Make
     small = {f"cdn/{number:03} a+b#c": os.urandom(500 + number) for number in range(40)}
     large, late = {"cdn/large": os.urandom(3 * PART + 17)}, {"cdn/late": b"came later"}
     private = tmp_path / "cdn.pem"
-    signing = new_key()
+    signing = signing_key()
     private.write_text(pem(signing))
     properties = Properties(content_type="text/x-cdn", metadata={"who": "me"})
     for key, data in {**small, **large, "cdn/000 a+b#c": b"old"}.items():
@@ -56,7 +56,7 @@ async def test_a_pass_and_a_copy_read_what_they_copy_at_the_edge(make_site: Make
 
 async def test_an_edge_that_refuses_leaves_every_object_at_rest_with_the_reason(make_site: MakeSite, s3: S3Side, gcs: GcsSide) -> None:
     await asyncio.to_thread(s3.put, "refused/a", b"data")
-    async with Edge(s3.client, s3.bucket, {PAIR: new_key()}) as edge:
+    async with Edge(s3.client, s3.bucket, {PAIR: signing_key()}) as edge:
         site = make_site(
             stores={s3.name: {**s3.settings(), "cdn": [{"bucket": s3.bucket, "url": edge.url}]}, gcs.name: gcs.settings()},
             routes=[route("cdn", s3, gcs.name, gcs.bucket, before="refused/", after="refused/")],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +24,7 @@ from stores.body import Body
 from stores.registry import build_store
 from stores.s3 import S3Store
 from stores.signing import Credentials
-from tests.edge import Edge, new_key, pem, until
+from tests.edge import Edge, pem, signing_key, until
 from tests.proxy import FaultProxy
 
 MIB = 1 << 20
@@ -58,17 +60,21 @@ class Bench:
         return sum("?" not in request.target for request in self.proxy.requests(method="GET"))
 
 
+@pytest.fixture(scope="module")
+def origin(moto_s3: MotoServer) -> Iterator[Any]:
+    with closing(s3_client(moto_s3.endpoint, moto_s3.access_key, moto_s3.secret_key, moto_s3.region)) as client:
+        yield client
+
+
 @pytest.fixture
-async def bench(moto_s3: MotoServer) -> AsyncIterator[Bench]:
+async def bench(moto_s3: MotoServer, origin: Any) -> AsyncIterator[Bench]:
     name = f"cdn-{uuid.uuid4().hex}"
-    moto_s3.create_bucket(name)
-    client = s3_client(moto_s3.endpoint, moto_s3.access_key, moto_s3.secret_key, moto_s3.region)
+    await asyncio.to_thread(origin.create_bucket, Bucket=name)
     keys = Credentials(moto_s3.access_key, moto_s3.secret_key)
     writer = S3Store("s3", region=moto_s3.region, endpoint=moto_s3.endpoint, credentials=lambda: keys)
-    async with Edge(client, name) as edge, FaultProxy(moto_s3.endpoint) as proxy:
+    async with Edge(origin, name) as edge, FaultProxy(moto_s3.endpoint) as proxy:
         yield Bench(moto_s3, name, edge, proxy, writer)
     await writer.close()
-    client.close()
 
 
 @pytest.fixture
@@ -218,6 +224,34 @@ async def test_a_look_at_the_bucket_finds_an_edge_that_refuses(bench: Bench, ope
     assert bench.edge.served == {"k": 1}
 
 
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda: web.Response(status=404), "does not have 'k', which the store has (404)"),
+        (lambda: web.Response(status=206, body=b"g"), "tells no ETag: nobody could know which version it has"),
+    ],
+    ids=["a-wrong-url", "no-etag"],
+)
+async def test_a_look_at_the_bucket_finds_an_edge_that_could_never_be_read(
+    bench: Bench, opened: Opened, answer: Callable[[], web.Response], told: str
+) -> None:
+    await bench.put("k", b"good")
+    bench.edge.answers.append(answer())
+    with pytest.raises(Refused) as refused:
+        await opened().probe(bench.bucket, writable=False)
+    assert str(refused.value) == f"{bench.edge.url} {told}"
+
+
+async def test_a_look_at_the_bucket_lets_an_old_version_at_the_edge_pass(bench: Bench, opened: Opened) -> None:
+    store = opened()
+    old = await bench.put("k", b"x")
+    assert await bench.get(store, old) == b"x"
+    await bench.put("k", b"")
+    await bench.put("l", b"y")
+    bench.edge.answers.append(web.Response(status=416))
+    assert await store.probe(bench.bucket, writable=False)
+
+
 # --- signed URLs -------------------------------------------------------------------------------------------------------
 
 
@@ -227,7 +261,7 @@ def signed(bench: Bench, text: Callable[[], str], clock: Callable[[], float]) ->
 
 @pytest.mark.parametrize("key", KEYS)
 async def test_one_signature_opens_every_key(bench: Bench, opened: Opened, key: str) -> None:
-    private = new_key()
+    private = signing_key()
     bench.edge.keys[PAIR] = private
     info = await bench.put(key, b"data")
     store = opened(signed=cdn.SignedUrls(bench.edge.url, PAIR, lambda: pem(private), lifetime_s=60))
@@ -239,7 +273,7 @@ async def test_one_signature_opens_every_key(bench: Bench, opened: Opened, key: 
 
 
 async def test_a_signature_is_made_anew_long_before_it_ends(bench: Bench, opened: Opened) -> None:
-    private, now = new_key(), [5_000.0]
+    private, now = signing_key(), [5_000.0]
     bench.edge.keys[PAIR], bench.edge.clock = private, lambda: now[0]
     urls = signed(bench, lambda: pem(private), lambda: now[0])
     info, store = await bench.put("k", b"data"), opened(signed=urls)
@@ -249,7 +283,7 @@ async def test_a_signature_is_made_anew_long_before_it_ends(bench: Bench, opened
 
 
 async def test_a_key_that_was_replaced_is_taken_after_a_refusal(bench: Bench, opened: Opened) -> None:
-    old, new = new_key(), new_key()
+    old, new = signing_key("old"), signing_key("new")
     current = [old]
     bench.edge.keys[PAIR] = old
     info, store = await bench.put("k", b"data"), opened(signed=signed(bench, lambda: pem(current[0]), lambda: 5.0))
@@ -273,7 +307,7 @@ async def test_a_key_that_cannot_sign_is_refused(bench: Bench, opened: Opened, t
 
 
 async def test_settings_name_the_edge_and_its_key(bench: Bench, tmp_path: Any) -> None:
-    private = new_key()
+    private = signing_key()
     bench.edge.keys[PAIR] = private
     file = tmp_path / "cdn.pem"
     settings = S3Settings.model_validate(
