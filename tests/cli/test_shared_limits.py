@@ -17,12 +17,12 @@ from tests.e2e.sides import S3Side
 from tests.poll import eventually
 
 MakeSite = Callable[..., Site]
-OBJECTS = 400
-REQUESTS_PER_S = 20
+OBJECTS = 300
+REQUESTS_PER_S = 12
 PER_S = REQUESTS_PER_S / 2
 """Objects that this allows: one without a replica takes two requests."""
 WATCHED_S = 5.0
-CHANGES = 60
+CHANGES = 40
 CHANGES_PER_S = REQUESTS_PER_S / SETTLING
 
 
