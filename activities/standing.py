@@ -42,10 +42,16 @@ class Standing:
                     await self.tell(route)
                 self._silent = False
             except (LedgerUnavailable, RPCError) as error:
-                if not self._silent:
-                    log.warning("the gauges of the routes stand still: %s", error)
-                self._silent = True
+                self._stand_still(str(error))
+            except Exception:
+                log.exception("a defect in the gauges of the routes")
             await asyncio.sleep(EVERY_S)
+
+    def _stand_still(self, why: str) -> None:
+        """Told once for each outage."""
+        if not self._silent:
+            log.warning("the gauges of the routes stand still: %s", why)
+        self._silent = True
 
     async def tell(self, route: str) -> None:
         """Raises `LedgerUnavailable`, `RPCError`."""

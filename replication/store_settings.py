@@ -146,7 +146,7 @@ def _replacements(value: dict[str, str]) -> dict[str, str]:
 
 
 class CdnSettings(SettingsModel):
-    """A content delivery network that objects of a bucket are read through. Keys that cannot be signed for are public."""
+    """A content delivery network that objects of a bucket are read through. Without a key pair its URLs are public."""
 
     bucket: Annotated[str, Field(min_length=1)]
     prefix: str = ""

@@ -75,7 +75,7 @@ class Reloading:
             text = await asyncio.to_thread(_text, path)
             if text is not None and text != known:
                 known = text
-                self.ask()
+                asyncio.get_running_loop().call_soon(self.ask)  # as a signal would: whatever it raises ends no watching
 
 
 def _text(path: Path) -> bytes | None:
