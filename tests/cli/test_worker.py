@@ -252,8 +252,8 @@ async def test_an_address_of_health_that_is_taken_is_refused_by_its_field(make_s
 
 async def test_a_changed_configuration_is_taken_over_at_sighup(make_site: MakeSite, s3b: S3Side, new_key: PutKey) -> None:
     site = make_site()
-    address = f"127.0.0.1:{free_port()}"
-    worker = await site.worker("all", health=address)
+    address, metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    worker = await site.worker("all", health=address, metrics=metrics)
     data = noise(2 * PART)
     key = new_key(data)
     await site.starter("copy", "pair", key)
@@ -261,6 +261,7 @@ async def test_a_changed_configuration_is_taken_over_at_sighup(make_site: MakeSi
     worker.child.send_signal(signal.SIGHUP)
     await eventually(lambda: routes_of(address) == ["pair", "second"], 40, interval_s=0.2)
     assert worker.running
+    assert samples(await asyncio.to_thread(scrape, metrics), "temporal_worker_task_slots_available") > 0
     site.write(json.loads(worker.log.with_suffix(".yaml").read_text()))
     for name, before in (("pair", "out/"), ("second", "second/")):
         ended = await site.starter("copy", name, key, "--wait", "--json")
