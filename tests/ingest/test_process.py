@@ -104,3 +104,4 @@ async def test_a_changed_configuration_is_taken_over_at_sighup(rig: Rig, everyth
         await eventually(lambda: json.loads(get(f"http://{address}/info")[1] or "{}").get("sources") == ["watch[0]"], 30)
         (tmp_path / "disk/inbox/a.txt").write_text("from the folder")
         await rig.replicated("from-the-folder/a.txt", b"from the folder")
+        assert child.poll() is None, "it is the same process"
