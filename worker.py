@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -43,6 +43,7 @@ from replication.settings import Settings, check_roots, load_settings, settings_
 from service.health import Health, process_info, serving
 from service.leaving import leave
 from service.logs import configure_logging
+from service.loop import run
 from service.reloading import Reloading, start_again
 from service.version import VERSION
 from stores.registry import Stores
@@ -243,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     configure_logging()
     try:
-        again = _run(_main(_load(options.config), options))
+        again = run(_main(_load(options.config), options))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
@@ -253,14 +254,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if again:
         start_again(Path(__file__).parent, [__file__, *arguments])
     return 0
-
-
-def _run(main: Coroutine[Any, Any, bool]) -> bool:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(main)
-    return uvloop.run(main)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from replication.store_settings import FileSettings
 from service.health import Health, Report, process_info, serving
 from service.leaving import leave
 from service.logs import configure_logging
+from service.loop import run
 from service.reloading import Reloading, start_again
 from service.version import VERSION
 from stores.registry import Stores
@@ -160,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     configure_logging()
     try:
-        again = _run(_main(_load(options.config), options))
+        again = run(_main(_load(options.config), options))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
@@ -170,14 +171,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if again:
         start_again(Path(__file__).parents[1], ["-m", "ingest", *arguments])
     return 0
-
-
-def _run(main: Coroutine[Any, Any, bool]) -> bool:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(main)
-    return uvloop.run(main)
 
 
 if __name__ == "__main__":
